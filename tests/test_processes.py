@@ -34,7 +34,7 @@ SMALL_CNN = {"model": "cnn", "model_options": {"widths": [4], "hidden": [8], "ba
 GAN = {
     "task": "generate", "model": "resnet-gan", "optimizer": "adam", "augment": "none",
     "model_options": {"width": 4, "latent": 4, "spectral_norm": True}, "loss": "hinge",
-    "diff_augment": ["translation", "cutout"], "ada": 0.1, "ema": 0.9,
+    "diff_augment": ["translation", "cutout"], "ada": 0.1, "ema": 0.9, "num_samples": 100,
 }  # fmt: skip
 KINDS: dict[str, dict[str, Any]] = {
     "all at once": {
@@ -43,7 +43,7 @@ KINDS: dict[str, dict[str, Any]] = {
         "evaluate_every": 0.06, "clean_sample": 50,
     },
     "gan": GAN,
-    "flow": {"task": "generate", "model": "flow-unet", "model_options": {"width": 8}, "augment": "none"},
+    "flow": {"task": "generate", "model": "flow-unet", "model_options": {"width": 8}, "augment": "none", "num_samples": 100},
     "resident numbers": {"model": "ann", "model_options": {"hidden": [16]}, "optimizer": "sgd", "batch_size": 51},
     "live norms": {
         "model": "mobilenet_v3_small", "tune": "all", "freeze_norm": False, "image_size": 32, "steps": 3,

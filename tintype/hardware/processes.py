@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import pickle
 import signal
 import sys
 import time
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tintype.errors import UserError
+from tintype.files import nest
 
 if TYPE_CHECKING:
     import torch
@@ -68,7 +68,7 @@ class Group:
         """Add a tensor over all processes, in an order that nobody promises."""
 
     def from_first(self, value: Value) -> Value:
-        """Return the value that process 0 has."""
+        """Return the value that process 0 has: a nest as in `tintype.files.nest`."""
         return value
 
     def from_all(self, value: Value) -> list[Value]:
@@ -195,31 +195,31 @@ class _Joined(Group):
         tensor.copy_(near)
 
     def from_first(self, value: Value) -> Value:
-        import torch
-
-        content = pickle.dumps(value) if self.is_first else b""
-        head = torch.zeros(8 + SHORT, dtype=torch.uint8)
-        if self.is_first:
-            begin = len(content).to_bytes(8, "little") + content[:SHORT]
-            head[: len(begin)] = torch.frombuffer(bytearray(begin), dtype=torch.uint8)
-        with self._noticed():
-            self.distributed.broadcast(head, 0)
-
-        length = int.from_bytes(bytes(head[:8].tolist()), "little")
-        body = head[8 : 8 + length]
-        if length > SHORT:
-            body = torch.empty(length, dtype=torch.uint8)
-            if self.is_first:
-                body.copy_(torch.frombuffer(bytearray(content), dtype=torch.uint8))
-            with self._noticed():
-                self.distributed.broadcast(body, 0)
-        return value if self.is_first else pickle.loads(body.numpy().tobytes())
+        sent = self._bytes(nest.to_bytes(value) if self.is_first else b"", first=True)
+        return value if self.is_first else nest.from_bytes(sent[0])
 
     def from_all(self, value: Value) -> list[Value]:
-        values: list[Any] = [None] * self.size
-        with self._noticed():
-            self.distributed.all_gather_object(values, value)
-        return values
+        return [nest.from_bytes(content) for content in self._bytes(nest.to_bytes(value))]
+
+    def _bytes(self, content: bytes, *, first: bool = False) -> list[bytes]:
+        """Return the bytes of process 0, or those of each."""
+
+        def exchanged(own: torch.Tensor) -> list[torch.Tensor]:
+            if not first:
+                return self.gather(own)
+            with self._noticed():
+                self.distributed.broadcast(own, 0)
+            return [own]
+
+        # with its length travels what is short, so that it takes one exchange
+        head = _as_tensor(len(content).to_bytes(8, "little") + content[:SHORT], 8 + SHORT)
+        heads = [bytes(each.tolist()) for each in exchanged(head)]
+        lengths = [int.from_bytes(each[:8], "little") for each in heads]
+        if max(lengths) <= SHORT:
+            return [each[8 : 8 + n] for each, n in zip(heads, lengths, strict=True)]
+
+        whole = exchanged(_as_tensor(content, max(lengths)))
+        return [each.numpy().tobytes()[:n] for each, n in zip(whole, lengths, strict=True)]
 
     def tell(self, error: BaseException) -> None:
         """Leave the reason why this process ends, for the others to read."""
@@ -266,17 +266,25 @@ class _Joined(Group):
             return ""
 
 
+def _as_tensor(content: bytes, length: int) -> torch.Tensor:
+    import torch
+
+    padded = bytearray(content) + bytearray(length - len(content))
+    return torch.frombuffer(padded, dtype=torch.uint8)
+
+
 _met: list[Any] = []  # what the processes of this launch exchange names by, once they have met
 
 
 def _store(wait: timedelta) -> Any:
     """Return an empty place for names; one process may train several runs, one after the other."""
-    from torch.distributed.distributed_c10d import PrefixStore, rendezvous
+    from torch.distributed import distributed_c10d
+    from torch.distributed.rendezvous import rendezvous
 
     if not _met:
         _met.append(next(rendezvous("env://", timeout=wait))[0])
     _met.append(None)
-    return PrefixStore(f"tintype-{len(_met)}", _met[0])
+    return distributed_c10d.PrefixStore(f"tintype-{len(_met)}", _met[0])
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from tintype.files.nest import put_tensors, take_tensors
 from tintype.files.whole import written_whole
 
 
@@ -20,7 +21,7 @@ def save_checkpoint(folder: Path, step: int, state: Any, keep: int = 2) -> None:
     from safetensors.torch import save_file
 
     tensors: dict[str, Any] = {}
-    skeleton = json.dumps(_take_tensors(state, "", tensors))
+    skeleton = json.dumps(take_tensors(state, "", tensors))
     metadata = {"state": skeleton, "digest": _digest(skeleton, tensors)}
     with written_whole(folder / f"step-{step:09d}.safetensors") as temporary:
         try:
@@ -49,7 +50,7 @@ def load_checkpoint(folder: Path) -> tuple[Any, list[str]]:
                 metadata = file.metadata()
             if metadata["digest"] != _digest(metadata["state"], tensors):
                 raise ValueError("its digest does not match")
-            return _put_tensors(json.loads(metadata["state"]), tensors), warnings
+            return put_tensors(json.loads(metadata["state"]), tensors), warnings
         except Exception as error:  # whatever is wrong with a file, the one before it is the remedy
             reason = str(error).split("\n")[0][:100]
             warnings.append(f"checkpoint {path.name} is broken ({reason}) and passed over")
@@ -64,33 +65,3 @@ def _digest(skeleton: str, tensors: dict[str, Any]) -> str:
         digest.update(name.encode())
         digest.update(memoryview(tensors[name].reshape(-1).view(torch.uint8).numpy()))
     return digest.hexdigest()
-
-
-def _take_tensors(state: Any, path: str, tensors: dict[str, Any]) -> Any:
-    import torch
-
-    if isinstance(state, torch.Tensor):
-        # The file holds plain contiguous bytes; the memory format is the network's own affair when
-        # it loads them.
-        tensors[path] = state.detach().cpu().contiguous().clone()
-        return {"tensor": path}
-    if isinstance(state, dict):
-        keys = [[type(k).__name__, k] for k in state]
-        return {
-            "keys": keys,
-            "values": [_take_tensors(v, f"{path}/{k}", tensors) for k, v in state.items()],
-        }
-    if isinstance(state, list | tuple):
-        return {"list": [_take_tensors(v, f"{path}/{i}", tensors) for i, v in enumerate(state)]}
-    return {"plain": state}
-
-
-def _put_tensors(skeleton: Any, tensors: dict[str, Any]) -> Any:
-    if "tensor" in skeleton:
-        return tensors[skeleton["tensor"]]
-    if "keys" in skeleton:
-        keys = [int(k) if kind == "int" else k for kind, k in skeleton["keys"]]
-        return {k: _put_tensors(v, tensors) for k, v in zip(keys, skeleton["values"], strict=True)}
-    if "list" in skeleton:
-        return [_put_tensors(v, tensors) for v in skeleton["list"]]
-    return skeleton["plain"]

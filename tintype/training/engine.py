@@ -537,12 +537,11 @@ class Engine:
         task = self.task
         with self.averaged():
             num_warnings = len(task.warnings)
-            # what follows from them is decided by those of process 0
-            figures = self.group.from_first(task.figures(task.networks[task.main], val))
+            figures = task.figures(task.networks[task.main], val)
             for line in task.warnings[num_warnings:]:
                 self.watcher.note(f"warning: {line}")
 
-            score = figures[self.monitor]
+            score = self.group.from_first(figures[self.monitor])
             best = self.best.get("score")
             better = best is None or (score > best if self.higher_is_better else score < best)
             if better:

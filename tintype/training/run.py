@@ -26,7 +26,7 @@ from tintype.hardware.device import Choice
 from tintype.hardware.processes import ProcessLost, current, joined
 from tintype.interface.watching import OneWatcher, watched
 from tintype.pages.report import write_report
-from tintype.plugins import data_sets, find, hidden
+from tintype.plugins import data_sets, hidden
 from tintype.progress import Watcher
 from tintype.recipe import ALIASES, KIND_OF, Recipe, as_new_run, resolve, with_folds
 from tintype.runs import code
@@ -49,7 +49,14 @@ from tintype.training.record import (
     write_times,
 )
 from tintype.training.signals import interruptible
-from tintype.training.together import announce, follow, note_launcher, of_launcher, with_parts
+from tintype.training.together import (
+    announce,
+    approve_task,
+    follow,
+    note_launcher,
+    of_launcher,
+    with_parts,
+)
 
 # Of the free memory of a GPU; networks, their derivatives and features take the rest.
 SHARE_FOR_PIXELS = 0.5
@@ -106,17 +113,10 @@ def _named(what: str | Recipe, changes: dict[str, Any]) -> tuple[Recipe, str]:
         task = changes["task"] = own_code.give(task)
     task = task if isinstance(task, str) else None  # `Recipe` refuses other types
     if task is not None:
-        _approve_task(task)
+        approve_task(task)
     base, kind = (what, "a Recipe") if isinstance(what, Recipe) else resolve(str(what), task)
-    _approve_task(base.task)
+    approve_task(base.task)
     return base, kind
-
-
-def _approve_task(task: Any) -> None:
-    """Let a task of the user's own run, and refuse one that is none."""
-    if own_code.is_own(task):
-        own_code.approve([task])
-        find("tasks", task)
 
 
 def train(

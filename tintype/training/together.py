@@ -22,13 +22,13 @@ from tintype.errors import UserError
 from tintype.files.whole import write_json
 from tintype.hardware.device import Choice
 from tintype.hardware.processes import Group, current, refuse_other
+from tintype.plugins import find
 from tintype.progress import Watcher
-from tintype.recipe import Recipe
+from tintype.recipe import Recipe, build
 from tintype.runs.folder import RunFolder
 from tintype.training.prepare import Prepared, prepare
 from tintype.version import __version__
 
-Job = tuple[Path, Recipe, str]  # the run folder, the finished recipe, the command
 TrainRun = Callable[[RunFolder, Prepared, Watcher, str], None]
 
 FILE = "launcher.json"  # which launch of torchrun a run belongs to
@@ -89,22 +89,32 @@ def announce(run: RunFolder, prepared: Prepared, command: str) -> None:
     if group.size == 1 or prepared.recipe.options.without_steps:
         return
     if group.is_first:
-        group.from_first((run.path, prepared.recipe, command))
+        fields = prepared.recipe.model_dump(mode="json")
+        group.from_first([str(run.path), fields, command])
     _refuse_unequal(group, prepared)
 
 
 def follow(group: Group, train_run: TrainRun) -> RunFolder:
     """Train along with process 0 until nothing is left to do; return the last run."""
-    folder: Path | None = None
-    nothing: Job | None = None  # process 0 has it
-    while (job := group.from_first(nothing)) is not None:
-        folder, recipe, command = job
+    folder = ""
+    job: list[Any] | None = None  # process 0 has it
+    while (job := group.from_first(job)) is not None:
+        folder, fields, command = job
+        approve_task(fields["task"])
+        recipe = build(fields, where="process 0")
         own_code.approve(reference for _, reference in recipe.own_code())
         prepared = prepare(recipe, Watcher())
         with tempfile.TemporaryDirectory(prefix="tintype-follows-") as scratch:
             run = RunFolder.create(scratch, "run", exact=True, recipe=recipe)
             train_run(run, prepared, Watcher(), command)
-    return RunFolder(folder or Path())
+    return RunFolder(folder)
+
+
+def approve_task(task: Any) -> None:
+    """Let a task of the user's own run, and refuse one that is none."""
+    if own_code.is_own(task):
+        own_code.approve([task])
+        find("tasks", task)
 
 
 def _refuse_unequal(group: Group, prepared: Prepared) -> None:
