@@ -114,7 +114,11 @@ def _by_window(
 
 
 def batches(
-    source: ImageSource, order: Order, first: int, last: int, own: Callable[[Tensor], Tensor]
+    source: ImageSource,
+    order: Order,
+    first: int,
+    last: int,
+    own: Callable[[Tensor], Tensor] = lambda positions: positions,
 ) -> Iterator[Batch]:
     """Yield the batches of steps `first` to `last` - 1.
 
