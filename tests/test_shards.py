@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import signal
 import tarfile
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from sklearn.datasets import load_sample_images
 
 from tintype import api
@@ -25,6 +26,7 @@ from tintype.progress import Watcher
 from tintype.runs.folder import RunFolder
 from tintype.training import engine
 from tintype.training.order import Order
+from tintype.verbs.audit import audit
 
 STREAMED = "60KB"  # too small for the decoded pixels, and enough for three shards
 
@@ -285,3 +287,50 @@ def test_kept_streamed_and_killed_runs_end_with_equal_bits(
         assert (streamed.path / file).read_bytes() == (kept.path / file).read_bytes(), file
         assert (killed.path / file).read_bytes() == (kept.path / file).read_bytes(), file
     assert RunFolder(killed.path).status["state"] == "finished"
+
+
+# ---- the audit ----------------------------------------------------------------------------------
+
+
+def test_the_audit_finds_copies_by_the_index_and_says_what_it_cannot_see(photo_files, tmp_path):
+    folder = tmp_path / "photos"
+    shutil.copytree(photo_files, folder)
+    some = sorted((folder / "train" / "china").glob("*.jpg"))[20:]
+    shutil.copy(some[0], folder / "test" / "china" / "same.jpg")
+    upright = ImageOps.exif_transpose(Image.open(some[5])).convert("RGB")
+    upright.save(folder / "test" / "china" / "near.jpg", quality=70)
+    (folder / "train" / "china" / "broken.jpg").write_bytes(b"no picture")
+    write(folder, tmp_path / "shards", 18_000)
+
+    found = audit(str(tmp_path / "shards"), verbose=False)
+    leaks = {frozenset(Path(name).name for name in item.names) for item in found["leak"].items}
+    assert any({"same.jpg", some[0].name} <= names for names in leaks)
+    assert any({"near.jpg", some[5].name} <= names for names in leaks)
+    assert any("broken" in name for item in found["unreadable"].items for name in item.names)
+    assert any("Not looked at" in note for note in found.notes)
+    assert found.write_html(tmp_path / "audit.html").stat().st_size > 10_000
+
+    for path in (tmp_path / "shards").glob("*.thumbs"):
+        path.unlink()
+    blind = audit(str(tmp_path / "shards"), verbose=False)
+    assert any("have no .thumbs" in note for note in blind.notes)
+
+
+# ---- other tasks --------------------------------------------------------------------------------
+
+
+def test_numbers_and_images_are_learned_from_shards_too(tt, shards, tmp_path):
+    files = {}
+    for i in range(60):
+        files[f"{i:03d}.png"] = png(i)
+        files[f"{i:03d}.json"] = json.dumps({"age": i / 2}).encode()
+    (tmp_path / "ages").mkdir()
+    tar_of(tmp_path / "ages" / "0.tar", files)
+    few = ("--steps", 2, "--batch-size", 8, "--out", tmp_path, "--set", "measure=none")
+    net = ("--model", "ann", "--weights", "none")
+    age = ("--task", "regress", "--set", "columns=age")
+    assert tt("train", tmp_path / "ages", *age, *net, *few)[0] == 0
+    assert tt("train", shards, "--task", "generate", "--image-size", 32, *few)[0] == 0
+    code, _, errors = tt("train", shards, "--task", "upscale", *few)
+    assert code == 2
+    assert "learns from whole photos" in errors

@@ -181,9 +181,12 @@ def write_times(
 
 
 def record_photos(run: RunFolder, splits: DataSplits) -> None:
-    """Write down which photos the run saw, so that they are recognised in other data."""
+    """Write down which photos the run saw, so that they are recognised in other data.
+
+    Streamed ones are left out: that would take one more pass over all shards.
+    """
     sources = {split: splits[split] for split in SPLITS}
-    if all(isinstance(source, StoredSource) for source in sources.values()):
+    if all(isinstance(s, StoredSource) and s.kind != "streamed" for s in sources.values()):
         with written_whole(run.path / PHOTOS_FILE) as temporary:
             identify(sources).save(temporary)
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import PurePosixPath
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,7 +22,7 @@ from tintype.data.duplicates import near_search
 from tintype.data.layout import SPLIT_FOLDERS, listed, split_of
 from tintype.data.sets.folder import Photo, spread, suitable_size
 from tintype.data.shards.fetching import ShardFiles, check_limit, needs_cache
-from tintype.data.shards.index import Index
+from tintype.data.shards.index import Index, joined_indexes
 from tintype.data.shards.indexing import indexes_of, shards_folder, thumbs_of
 from tintype.data.shards.places import Shard, find_shards
 from tintype.data.shards.streamed import Decoder, StreamedPixels
@@ -60,14 +61,9 @@ def load(
     indexes, notes = indexes_of(shards, limit, progress)
     window = _window(shards, indexes, limit)
     photos = _photos(shards, indexes, target, name)
-    skipped = [
-        (f"{shard.label}/{file}", reason)
-        for shard, index in zip(shards, indexes, strict=True)
-        for file, reason in index.skipped
-    ]
+    skipped = _skipped(shards, indexes)
     if not photos:
-        file, reason = skipped[0]
-        raise UserError(f"none of the images of {name} can be read. The first: {file}: {reason}.")
+        raise _all_broken(name, skipped)
 
     height, width, channels = _shape(indexes, image_size, channels, notes)
     resize = _with_white(indexes, as_resize(resize), notes)
@@ -100,6 +96,53 @@ def load(
         looks=lambda: _looks(shards, indexes),
         split_by=_keys(indexes),
         shards=Shards(numbers, window),
+    )
+
+
+class Overview(NamedTuple):
+    """All images of shards as their indexes know them.
+
+    Attributes:
+        photos: with targets, splits and groups as texts.
+        index: of all images together, with small pictures.
+        without_thumbs: how many images have none; theirs are black.
+        read: gives the bytes of the image at a position.
+        skipped: images that cannot be read, with the reasons.
+        notes: lines for the user.
+    """
+
+    photos: list[Photo]
+    index: Index
+    without_thumbs: int
+    read: Callable[[int], bytes]
+    skipped: list[tuple[str, str]]
+    notes: list[str]
+
+
+def look_over(name: str, target: TargetKind, progress: Progress | None = None) -> Overview:
+    """Return what the indexes of shards say, for those who look at images without training.
+
+    Raises:
+        UserError: as `load` does.
+    """
+    limit = parse_bytes(CACHE_SIZE)
+    shards = find_shards(name)
+    indexes, notes = indexes_of(shards, limit, progress)
+    photos = _photos(shards, indexes, target, name)
+    skipped = _skipped(shards, indexes)
+    if not photos:
+        raise _all_broken(name, skipped)
+
+    with_thumbs = [thumbs_of(shard, index) for shard, index in zip(shards, indexes, strict=True)]
+    files = ShardFiles(shards, indexes, shards_folder(), limit)
+    places = [(k, row) for k, index in enumerate(indexes) for row in range(len(index))]
+    return Overview(
+        photos,
+        joined_indexes(with_thumbs, [photo.name for photo in photos]),
+        sum(len(index) for index in with_thumbs if index.thumbs is None),
+        lambda i: files.read(*places[i], alone=True),
+        skipped,
+        notes,
     )
 
 
@@ -172,6 +215,19 @@ def _content(indexes: Sequence[Index], shape: tuple[int, ...], resize: Resize) -
     for index in indexes:
         digest.update(np.ascontiguousarray(index.digests).data)
     return digest.hexdigest()
+
+
+def _skipped(shards: Sequence[Shard], indexes: Sequence[Index]) -> list[tuple[str, str]]:
+    return [
+        (f"{shard.label}/{file}", reason)
+        for shard, index in zip(shards, indexes, strict=True)
+        for file, reason in index.skipped
+    ]
+
+
+def _all_broken(source: str, skipped: Sequence[tuple[str, str]]) -> UserError:
+    file, reason = skipped[0]
+    return UserError(f"none of the images of {source} can be read. The first: {file}: {reason}.")
 
 
 # ---- names, targets and splits ----------------------------------------------------------------

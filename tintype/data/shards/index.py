@@ -249,3 +249,19 @@ def thumbs_from_bytes(content: bytes | None, index: Index) -> np.ndarray | None:
         return None
     fits = thumbs.shape == (len(index), SIDE, SIDE) and thumbs.dtype == np.uint8
     return thumbs if fits and np.array_equal(digests, index.digests) else None
+
+
+def joined_indexes(indexes: list[Index], names: list[str]) -> Index:
+    """Return one index of the images of several, under other names; those without thumbs are black.
+
+    What follows from a single file (its sha256, labels, places) is left out.
+    """
+    black = [np.zeros((len(index), SIDE, SIDE), np.uint8) for index in indexes]
+    thumbs = [
+        index.thumbs if index.thumbs is not None else none
+        for index, none in zip(indexes, black, strict=True)
+    ]
+    arrays = {key: np.concatenate([getattr(index, key) for index in indexes]) for key in _ARRAYS}
+    fields: dict[str, Any] = {**arrays, "thumbs": np.concatenate(thumbs)}
+    modes = [mode for index in indexes for mode in index.modes]
+    return Index("", 0, names, modes, {}, [], **fields)

@@ -308,7 +308,8 @@ def _audit(
     if judges.run is not None:
         judgements_of(judges.run)  # before anything takes long
     inspected = inspect(data, data_root, progress)
-    twins = checks.find_twins(inspected, progress, second_look=copies)
+    again = copies and not inspected.streamed
+    twins = checks.find_twins(inspected, progress, second_look=again)
     if twins.second.note:
         inspected.notes.append(twins.second.note)
     issues = doubted = None

@@ -17,6 +17,7 @@ from tintype.data.decode import FORMATS, Unreadable, decode, quiet_pillow, read_
 from tintype.data.duplicates import THUMBNAIL, thumbnails
 from tintype.data.opening import shadowed
 from tintype.data.sets.folder import Found, Photo, read_each, spread
+from tintype.data.sets.shards import Overview
 from tintype.data.source import Images
 from tintype.data.taken import taken
 from tintype.data.targets import Classes, TargetKind
@@ -72,6 +73,7 @@ class Inspected:
     notes: list[str] = field(default_factory=list)
     photos: list[Photo] | None = None  # None where the images are no files
     pixels: np.ndarray | None = None  # (N, H, W, C) uint8 where the images are no files
+    streamed: bool = False  # known by small pictures alone; nothing further is read of them
 
     def __len__(self) -> int:
         return len(self.names)
@@ -108,6 +110,9 @@ def inspect(data: str, data_root: str | None = None, progress: Progress | None =
     if module is plugins.find("data", "csv-file"):
         root = Path(data_root).expanduser() if data_root else None
         return _inspect_photos(module.find_rows(path, root), name, data, progress)
+    if module is plugins.find("data", "shards"):
+        overview = module.look_over(data, Classes(single=True), progress)
+        return _inspect_shards(overview, name)
     inspected = _inspect_arrays(module.load(data, data_root=data_root, progress=progress), name)
     inspected.notes[:0] = shadowed(data)
     return inspected
@@ -148,6 +153,52 @@ def _inspect_photos(found: Found, name: str, source: str, progress: Progress | N
         notes=[*found.notes, *cached.notes],
         photos=photos,
     )
+
+
+def _inspect_shards(found: Overview, name: str) -> Inspected:
+    """Look at images in shards by what their index says, without reading the shards."""
+    index = found.index
+    assert index.thumbs is not None
+    facts = np.zeros(len(index), FACTS)
+    facts["digest"] = np.ascontiguousarray(index.digests).view("V16")[:, 0]
+    facts["num_bytes"], facts["width"], facts["height"] = index.sizes, index.widths, index.heights
+    facts["format"] = b"shards"
+    facts["mode"] = np.array([mode.encode()[:8] for mode in index.modes], "S8")
+    facts["blur"] = facts["taken"] = np.nan
+    grey = index.thumbs.reshape(len(index), -1).astype(np.float32)
+    facts["brightness"], facts["spread"] = grey.mean(1), grey.std(1)
+
+    target, targets = Classes(single=True).collect(found.photos, found.photos, name, [])
+    notes = [
+        *found.notes,
+        "shards: judged by their index (grey pictures of 32 pixels). Not looked at: sharpness, "
+        "colour, times, animations, and copies that were cropped, turned or painted over",
+    ]
+    if found.without_thumbs:
+        notes.append(
+            f"{found.without_thumbs:,} images have no .thumbs beside the .index of their shard: "
+            "neither near-copies nor brightness nor labels are judged of them"
+        )
+    return Inspected(
+        name=name,
+        names=index.names,
+        targets=targets,
+        target=target,
+        split=np.array([photo.split for photo in found.photos], "<U5"),
+        groups=np.array([photo.group for photo in found.photos]),
+        thumbs=index.thumbs[..., None],
+        facts=facts,
+        picture=lambda i, side: _from_bytes(found.read(i), side),
+        skipped=found.skipped,
+        notes=notes,
+        streamed=True,
+    )
+
+
+def _from_bytes(content: bytes, side: int) -> Image.Image:
+    image = Image.fromarray(decode(content, height=None, width=None, channels=3))
+    image.thumbnail((side, side))
+    return image
 
 
 def _median_side(photos: list[Photo]) -> float:
@@ -309,6 +360,8 @@ def squashed(inspected: Inspected, side: int, progress: Progress | None = None) 
     Photos are decoded in parallel, once, and cached. One that changed since it was looked at is
     black.
     """
+    if inspected.streamed:
+        return inspected.thumbs
     if inspected.photos is None:
         assert inspected.pixels is not None
         return inspected.pixels

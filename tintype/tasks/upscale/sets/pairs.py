@@ -27,6 +27,7 @@ from tintype.data.taken import read_taken
 from tintype.data.targets import NoTarget
 from tintype.errors import UserError, no_data_set, unknown_name
 from tintype.files.names import looks_like_path
+from tintype.files.shard_names import names_shards
 from tintype.files.whole import format_bytes
 from tintype.grouping import check_groups, parse_groups, suggest_by_names
 from tintype.own_code import is_in_python
@@ -280,6 +281,12 @@ def open_pairs(
     if type(patch) is not int or patch < 8 * scale or patch % scale:
         raise UserError(
             f"patch is {patch!r}; expected a multiple of scale {scale}, at least {8 * scale}."
+        )
+
+    if data not in NAMES and names_shards(data):
+        raise UserError(
+            f"task upscale learns from whole photos, which it reads from a folder; '{data}' is "
+            "shards. Unpack them: tar -xf SHARD -C FOLDER"
         )
 
     photos, given, notes, skipped = read_photos(
