@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import random
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +22,7 @@ import yaml
 import tintype
 from tintype import api
 from tintype.errors import Interrupted, UserError
+from tintype.files.lease import Leases
 from tintype.progress import Live, Watcher
 from tintype.recipe import Recipe, build, resolve
 from tintype.runs.ranking import criterion_of
@@ -248,7 +251,10 @@ def test_a_trial_that_falls_behind_is_stopped_and_keeps_its_folder(tmp_path):
         )
     tuning = Tuning(tmp_path, wishes, database)
     database.pruner = optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=2)
-    assert run_trial(tuning, database.ask(), Watcher()).startswith("stopped early")
+    lease = Leases(tmp_path / "leases").take("trial")
+    assert lease is not None
+    assert run_trial(tuning, database.ask(), Watcher(), lease).startswith("stopped early")
+    lease.release()
     (pruned,) = tuning.trials("PRUNED")
     run = api.Run(tmp_path / pruned.user_attrs["run"])
     assert run.status["state"] == "pruned"
@@ -272,21 +278,63 @@ def test_two_folders_share_a_database(tmp_path):
         tune(first.path, watcher=Watcher())
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.usefixtures("short_reports")
+def test_those_who_join_a_tuning_share_its_trials_and_may_be_killed(tmp_path):
+    from test_kills import Child
+
+    begun = tune(small(epochs=1), out=tmp_path, name="shared", workers=0, watcher=Watcher())
+    assert begun.trials() == []
+    joining = ["tune", str(begun.path), "--join", "--trials", "6", "--seeds", "1"]
+    moments = random.Random(0)
+    codes: list[int] = []
+    while codes[-2:] != [0, 0]:
+        most = 300 if len(codes) < 4 else 0
+        pair = [Child(joining, tmp_path, moments.randint(0, most)) for _ in range(2)]
+        codes += [child.ended()[0] for child in pair]
+        assert set(codes) <= {0, -9}
+    assert -9 in codes
+    found = Tuning(begun.path, begun.request, begun.database)
+    complete = found.trials("COMPLETE")
+    assert len(found.trials()) == len(complete) == 6
+    for trial in complete:
+        run = api.Run(begun.path / trial.user_attrs["run"])
+        assert run.metrics["val"]["accuracy"] == trial.value
+    assert found.winner is not None
+    assert len(found.winner.runs()) == 1
+    assert not (begun.path / ".leases").exists()
+
+
+def test_what_cannot_be_joined_is_one_clear_line(tuned, tmp_path):
+    for what, wanted in (
+        (tuned.path, "lie in SQLite, which one process at a time can use"),
+        ("digits", "there is no tuning to join in"),
+    ):
+        with pytest.raises(UserError, match=wanted) as error:
+            tune(what, out=tmp_path, join=True, watcher=Watcher())
+        assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match="Expected a number from 1 on"):
+        tune(tuned.path, join=True, workers=0, watcher=Watcher())
+
+
 def test_what_is_proposed_follows_from_seed_number_and_history(tmp_path):
     def proposals(folder: Path, restart_at: int | None) -> list[dict[str, Any]]:
         folder.mkdir()
         wishes = TuningRequest(small(), read_space(SEARCH), "accuracy", True, False)
         tuning = Tuning(folder, wishes, open_database(folder, "t", None, higher_is_better=True))
-        for number, trial in enumerate(_next_trials(tuning, 8, 2)):
+        for number, (trial, lease) in enumerate(_next_trials(tuning, 8, 2)):
             lr, _ = (entry.suggest(field, trial) for field, entry in wishes.space.items())
             tuning.database.tell(trial, 1 - abs(lr - 0.03))
+            lease.release()
             if number == restart_at:
                 break
         if restart_at is not None:
             tuning = Tuning(folder, wishes, open_database(folder, "t", None, higher_is_better=True))
-            for trial in _next_trials(tuning, 8, 2):
+            for trial, lease in _next_trials(tuning, 8, 2):
                 lr, _ = (entry.suggest(field, trial) for field, entry in wishes.space.items())
                 tuning.database.tell(trial, 1 - abs(lr - 0.03))
+                lease.release()
         return [trial.params for trial in tuning.trials()]
 
     whole = proposals(tmp_path / "a", None)

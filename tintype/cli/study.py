@@ -189,6 +189,14 @@ def tune(
     prune: Annotated[
         bool, typer.Option(help="Stop trials early if they fall behind on validation.")
     ] = True,
+    workers: Annotated[
+        int,
+        typer.Option(help="Number of processes that run trials; 0 leaves them to --join."),
+    ] = 1,
+    join: Annotated[
+        bool,
+        typer.Option("--join", help="Help with a tuning that was begun with --workers."),
+    ] = False,
     data: Data = None,
     data_root: DataRoot = None,
     epochs: Epochs = None,
@@ -225,15 +233,16 @@ def tune(
     )
 
     found = tuning.tune(
-        what, trials=trials, time=time, storage=storage, seeds=seeds, prune=prune, out=out,
-        name=name, watcher=make_watcher(to_stderr=as_json), **changes,
+        what, trials=trials, time=time, storage=storage, seeds=seeds, prune=prune, workers=workers,
+        join=join, out=out, name=name, watcher=make_watcher(to_stderr=as_json), **changes,
     )  # fmt: skip
 
     if as_json:
         print(json.dumps(found.to_dict(), indent=1))
         return
-    print("\n".join(found.sentences()))
-    print(f"page  {found.path / 'tuning.html'}")
+    if workers:
+        print("\n".join(found.sentences()))
+        print(f"page  {found.path / 'tuning.html'}")
 
 
 @app.command(rich_help_panel=LOOK)

@@ -22,12 +22,13 @@ from tintype.verbs.study.run_all import Progress, work_off
 def main(folder: str, command: str) -> None:
     """Train what is free until nothing is left."""
     study = StudyFolder.open(folder)
-    threading.Thread(target=_end_with_input, daemon=True).start()
+    threading.Thread(target=end_with_input, daemon=True).start()
     with suppress(Interrupted), interruptible(study.path):
         work_off(study, Progress(study, Watcher(), 1), command)
 
 
-def _end_with_input() -> None:
+def end_with_input() -> None:
+    """Wait for the end of standard input, and then stop this process as SIGTERM would."""
     sys.stdin.read()
     signal.raise_signal(signal.SIGTERM)
 

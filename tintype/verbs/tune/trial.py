@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from tintype import own_code
 from tintype.errors import Interrupted, UserError
+from tintype.files.lease import Lease
 from tintype.progress import Live, Watcher
 from tintype.runs.folder import RunFolder
 from tintype.training.run import resume, train
 from tintype.verbs.study.folder import remove_unstarted
+from tintype.verbs.study.single import LostLeaseError
 from tintype.verbs.tune.folder import Tuning
 from tintype.verbs.tune.storage import import_optuna
 
@@ -27,8 +29,8 @@ class TrialWatcher(Watcher):
     for every batch size.
     """
 
-    def __init__(self, trial: optuna.Trial, tuning: Tuning, watcher: Watcher) -> None:
-        self.trial, self.watcher = trial, watcher
+    def __init__(self, trial: optuna.Trial, tuning: Tuning, watcher: Watcher, lease: Lease) -> None:
+        self.trial, self.watcher, self.lease = trial, watcher, lease
         self.score, self.every = tuning.request.score, tuning.request.recipe.evaluate_every
         frozen = tuning.database.get_trials(deepcopy=False)[trial.number]
         self.seen = set(frozen.intermediate_values)  # of a trial that was interrupted
@@ -36,6 +38,8 @@ class TrialWatcher(Watcher):
         self.total_steps = 0
 
     def on_step(self, step: int, total_steps: int, loss: float, images_per_second: float) -> None:
+        if self.lease.lost:
+            raise LostLeaseError
         self.total_steps = total_steps
         self.watcher.on_step(step, total_steps, loss, images_per_second)
 
@@ -63,19 +67,24 @@ class TrialWatcher(Watcher):
         self.watcher.close()
 
 
-def run_trial(tuning: Tuning, trial: optuna.Trial, watcher: Watcher) -> str:
+def folder_of_trial(number: int) -> str:
+    """Return the name of a trial's run folder, and of its lease."""
+    return f"trial-{number:04d}"
+
+
+def run_trial(tuning: Tuning, trial: optuna.Trial, watcher: Watcher, lease: Lease) -> str:
     """Train a trial, or go on with it, tell the database its end, and return a line about it.
 
     Raises:
         Interrupted: a signal came; the state is saved, and the trial stays open.
     """
     optuna, request = import_optuna(), tuning.request
-    name = f"trial-{trial.number:04d}"
+    name = folder_of_trial(trial.number)
     path = tuning.path / name
     trial.set_user_attr("run", name)
     trial.set_user_attr("folder", str(tuning.path.resolve()))
     changes = {field: entry.suggest(field, trial) for field, entry in request.space.items()}
-    telling = TrialWatcher(trial, tuning, watcher)
+    telling = TrialWatcher(trial, tuning, watcher, lease)
 
     command = f"tintype tune {tuning.path}"
     try:
@@ -89,6 +98,8 @@ def run_trial(tuning: Tuning, trial: optuna.Trial, watcher: Watcher) -> str:
         value = float(run.read("evaluation.json")["splits"]["val"][request.score])
     except Interrupted:
         raise
+    except LostLeaseError:
+        return "another process has taken it over"
     except optuna.TrialPruned:
         tuning.database.tell(trial, state=optuna.trial.TrialState.PRUNED)
         _close_pruned(path, telling.rows)
