@@ -7,7 +7,11 @@ import hashlib
 import io
 import json
 import os
+import signal
 import socket
+import subprocess
+import sys
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,6 +27,8 @@ from tintype.errors import UserError
 from tintype.models import build_model
 from tintype.progress import Watcher
 from tintype.recipe import Recipe, build, resolve
+from tintype.runs.folder import RunFolder
+from tintype.training.engine import Engine
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
@@ -151,3 +157,111 @@ def test_equal_parts_give_equal_bits(recipes, tmp_path):
 def test_every_kind_has_equal_bits(recipes, tmp_path, count):
     names = list(recipes)
     assert trained(recipes, names, tmp_path, count) == trained(recipes, names, tmp_path, 1)
+
+
+# ---- what goes wrong ----------------------------------------------------------------------------
+
+
+def begun(
+    recipe: Recipe, out: Path, count: int, differ: Callable[[int], dict[str, Any]]
+) -> list[str]:
+    def work(rank: int) -> None:
+        api.train(recipe, out=out, name="run", watcher=Watcher(), **differ(rank))
+
+    return in_processes(count, work)
+
+
+def test_processes_that_cannot_train_together(recipes, tmp_path):
+    recipe = recipes["resident numbers"]
+    three = begun(recipe.replace(parts=1), tmp_path, 3, lambda rank: {})
+    assert three[0].startswith("UserError: 3 processes cannot share parts: 1 equally")
+    assert all(said.startswith("ProcessLost: process 0 of 3 failed") for said in three[1:])
+
+    seeds = begun(recipe, tmp_path, 2, lambda rank: {"seed": rank})
+    assert seeds[0].startswith("UserError: process 1 has other arguments than process 0")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_process_that_fails_ends_all(recipes, tmp_path, monkeypatch):
+    """Another process has too little memory, or is gone; a checkpoint is kept for any number."""
+    monkeypatch.setattr("tintype.training.engine.CHECKPOINT_SECONDS", 0.0)
+    recipe = recipes["resident numbers"]
+    whole = api.train(recipe, out=tmp_path, name="whole", watcher=Watcher())
+
+    def work(rank: int, end: Callable[[], None]) -> None:
+        step = Engine._train_step
+
+        def failing(engine: Engine, *arguments: Any) -> Any:
+            if engine.step == 2 and rank == 1:
+                end()
+            return step(engine, *arguments)
+
+        monkeypatch.setattr(Engine, "_train_step", failing)
+        resumed = (tmp_path / "run").exists()
+        what = (
+            {"resume": tmp_path / "run"}
+            if resumed
+            else {"what": recipe, "out": tmp_path, "name": "run"}
+        )
+        api.train(watcher=Watcher(), **what)
+
+    def full() -> None:
+        raise MemoryError("cannot allocate 9 bytes")
+
+    said = in_processes(2, lambda rank: work(rank, full))[0]
+    assert said.startswith("ProcessLost: process 1 of 2 failed: ")
+    assert RunFolder(tmp_path / "run").status == {
+        **RunFolder(tmp_path / "run").status,
+        "state": "stopped",
+    }
+
+    said = in_processes(4, lambda rank: work(rank, lambda: os._exit(9)))[0]
+    assert said.startswith("ProcessLost: one of the 4 processes of this run was killed")
+    assert "continue with: tt.train(resume=" in said
+
+    api.train(resume=tmp_path / "run", watcher=Watcher())
+    assert digest(tmp_path / "run") == digest(whole.path)
+
+
+def test_a_port_that_is_taken(recipes, tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("localhost", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        work = lambda rank: api.train(recipes["gan"], out=tmp_path, watcher=Watcher())  # noqa: E731
+        said = in_processes(2, lambda rank: work(rank) if rank == 0 else None, MASTER_PORT=port)
+    assert said[0].startswith(f"UserError: the port of localhost:{port} is taken")
+
+
+@pytest.mark.exhaustive
+def test_the_command_starts_them_and_stops_them(tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "tintype",
+        "train",
+        "digits",
+        "--processes",
+        "2",
+        "--name",
+        "run",
+    ]
+    environment = {**os.environ, "TINTYPE_CHECKPOINT_SECONDS": "0.5"}
+    three = [*command, "--set", "parts=1"]
+    refused = subprocess.run(
+        three, cwd=tmp_path, capture_output=True, text=True, encoding="utf-8", env=environment
+    )
+    assert refused.returncode == 2
+    assert refused.stderr.count("\n") == 1
+
+    long = [*command, "--steps", "100000", "--model", "ann"]
+    child = subprocess.Popen(
+        long, cwd=tmp_path, stderr=subprocess.PIPE, text=True, encoding="utf-8", env=environment
+    )
+    while not list(tmp_path.glob("runs/run/checkpoints/*.safetensors")):
+        time.sleep(0.5)
+        assert child.poll() is None
+    child.send_signal(signal.SIGTERM)
+    said = child.communicate()[1]
+    assert child.returncode == 128 + signal.SIGTERM
+    assert said.startswith("stopped by SIGTERM; continue with: tintype train --resume")

@@ -243,11 +243,12 @@ class _Joined(Group):
 
     def _lost(self, error: RuntimeError) -> ProcessLost:
         until = time.monotonic() + REASON_SECONDS
-        while time.monotonic() < until:
-            for rank in range(self.size):
-                if rank != self.rank and (reason := self._reason(rank)):
-                    return ProcessLost(f"process {rank} of {self.size} failed: {reason}")
-            time.sleep(0.1)
+        with suppress(RuntimeError):  # the place is gone with the process that kept it
+            while time.monotonic() < until:
+                for rank in range(self.size):
+                    if rank != self.rank and (reason := self._reason(rank)):
+                        return ProcessLost(f"process {rank} of {self.size} failed: {reason}")
+                time.sleep(0.1)
 
         why = (
             "does not answer" if "imed out" in str(error) else "was killed, or its machine is gone"
@@ -259,11 +260,8 @@ class _Joined(Group):
         )
 
     def _reason(self, rank: int) -> str:
-        try:
-            name = f"reason/{rank}"
-            return self.store.get(name).decode() if self.store.check([name]) else ""
-        except RuntimeError:  # it is gone with the process that kept it
-            return ""
+        name = f"reason/{rank}"
+        return self.store.get(name).decode() if self.store.check([name]) else ""
 
 
 def _as_tensor(content: bytes, length: int) -> torch.Tensor:

@@ -70,6 +70,7 @@ def _torch(found: Findings) -> None:
     _, precision = choose_precision("auto", device)
     found.facts["precision"] = f"{precision.choice}: {precision.reason}"
     found.facts["threads"] = str(torch.get_num_threads())
+    found.facts["processes"] = _exchange(torch)
     found.facts["instructions"] = torch.backends.cpu.get_cpu_capability()
     found.facts["oneDNN"] = f"{onednn_version()} ({onednn_instructions()})"
     if torch.version.cuda and not torch.cuda.is_available() and shutil.which("nvidia-smi"):
@@ -77,6 +78,16 @@ def _torch(found: Findings) -> None:
             f"there is an NVIDIA driver, but torch (CUDA {torch.version.cuda}) cannot use it. "
             "Update the driver, or install the torch build for its CUDA version."
         )
+
+
+def _exchange(torch: Any) -> str:
+    """Say by what several processes can share a training here."""
+    distributed = importlib.import_module("torch.distributed")
+    if not distributed.is_available():
+        return "torch was built without distributed: a training takes one process"
+    there = [name for name in ("gloo", "nccl") if getattr(distributed, f"is_{name}_available")()]
+    cards = torch.cuda.device_count()
+    return f"exchange by {' and '.join(there) or 'nothing'}; {cards} GPU{'' if cards == 1 else 's'}"
 
 
 def _torchvision(found: Findings) -> None:
