@@ -76,6 +76,16 @@ def test_nothing_heavy_is_imported_at_the_start(start):
     assert done.stderr.strip() == "[]"
 
 
+def test_a_prediction_imports_no_algebra(finished_run, digit_files):
+    """PyTorch imports SymPy, which takes half a second, for tensors without values."""
+    photo = next(digit_files.rglob("*.png"))
+    script = (
+        "import sys; from tintype.cli import main; main(sys.argv[1:]);"
+        "sys.exit('sympy' in sys.modules)"
+    )
+    assert python("-c", script, "predict", str(finished_run.path), str(photo)).returncode == 0
+
+
 def test_as_a_module_and_as_a_shell_completes():
     done = python("-m", "tintype", "--version")
     assert (done.returncode, done.stdout) == (0, f"tintype {tintype.__version__}\n")

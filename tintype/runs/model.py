@@ -6,12 +6,13 @@ reads data only; no code comes out of these files.
 
 from __future__ import annotations
 
-from contextlib import suppress
+import math
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from tintype.data.decode import Resize
 from tintype.data.source import DataSpec
@@ -28,6 +29,42 @@ from tintype.runs.shapes import FORMAT, MISFIT
 
 # of networks that are built beside the one in the file, and of heads that are exchanged
 SPARE_PARAMETERS = 50_000_000
+DRAWS = (torch.Tensor.normal_, torch.Tensor.uniform_)
+MAKERS = (torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn)
+
+
+class _TooLarge(Exception):
+    """A network has more weights than its file can hold."""
+
+
+class _Undrawn(TorchFunctionMode):
+    """Leave weights undrawn, since those of a file take their place, and end before there are more
+    than `most`.
+
+    To count them on tensors without values would import SymPy, which takes half a second.
+    """
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most = most
+        self.count = 0
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in MAKERS:
+            size = kwargs.get("size", args[:1] if func is torch.full else args)
+            sides = size[0] if size and not isinstance(size[0], int) else size
+            self.count += math.prod(sides)
+            if self.count > self.most:
+                raise _TooLarge(f"it has more than {self.most:,} parameters")
+
+        if func in DRAWS or getattr(func, "__module__", "") == "torch.nn.init":
+            tensor = kwargs["tensor"] if "tensor" in kwargs else args[0]
+            if isinstance(tensor, nn.Parameter):
+                return tensor
+        return func(*args, **kwargs)
 
 
 def describe_model(
@@ -155,7 +192,7 @@ def _rows_of_network(description: dict[str, Any]) -> list[dict[str, str]]:
 
 
 def _network(description: dict[str, Any], spec: DataSpec, weights: Path) -> nn.Module:
-    """Return the network that model.json describes, with random weights.
+    """Return the network that model.json describes, with weights that are yet to be loaded.
 
     Raises:
         ValueError, TypeError, ...: it describes none, or one that is far larger than the file of
@@ -163,9 +200,7 @@ def _network(description: dict[str, Any], spec: DataSpec, weights: Path) -> nn.M
     """
     name, options = description["architecture"]["name"], description["architecture"]["options"]
     with code.trusted(weights.parent, _rows_of_network(description)):
-        if not is_own(name):
-            _refuse_far_larger(name, options, spec, weights)
-        network = build_model(name, spec, options, seed=0)
+        network = _undrawn(name, options, spec, weights)
 
     if description.get("head"):
         parts = backbone_parts(network, spec)
@@ -178,10 +213,12 @@ def _network(description: dict[str, Any], spec: DataSpec, weights: Path) -> nn.M
     return network
 
 
-def _refuse_far_larger(name: str, options: dict[str, Any], spec: DataSpec, weights: Path) -> None:
-    count = 0
-    # no memory is taken there; not every model can be built
-    with torch.device("meta"), suppress(UserError, *MISFIT):
-        count = count_parameters(build_model(name, spec, options, seed=0))
-    if weights.exists() and count > SPARE_PARAMETERS + 10 * weights.stat().st_size:
-        raise ValueError(f"it has {count:,} parameters, far more than {weights.name} holds")
+def _undrawn(name: str, options: dict[str, Any], spec: DataSpec, weights: Path) -> nn.Module:
+    if is_own(name):
+        return build_model(name, spec, options, seed=0)
+    size = weights.stat().st_size if weights.exists() else 0
+    try:
+        with _Undrawn(SPARE_PARAMETERS + 10 * size):
+            return build_model(name, spec, options, seed=0)
+    except _TooLarge as error:
+        raise ValueError(f"{error}, far more than {weights.name} holds") from None

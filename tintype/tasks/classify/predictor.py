@@ -12,7 +12,6 @@ from tintype.data.typical import Typical
 from tintype.errors import UserError
 from tintype.runs.folder import RunFolder
 from tintype.runs.graph import GraphNetwork
-from tintype.tasks.classify.analysis.heatmaps import grad_cam, overlaid
 from tintype.tasks.classify.answering import Classifier
 from tintype.tasks.classify.classifier import Classify
 from tintype.tasks.contract.network_predictor import NetworkPredictor
@@ -48,6 +47,8 @@ class RunClassifier(NetworkPredictor[Classify], Classifier):
 
     def heat_maps(self, pixels: np.ndarray) -> list[np.ndarray]:
         """Return for each prepared picture what led to its most probable class."""
+        from tintype.tasks.classify.analysis.heatmaps import grad_cam, overlaid
+
         if isinstance(self.network, GraphNetwork):
             raise self.network.needs_code("a heat map")
         images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
