@@ -19,6 +19,7 @@ from sklearn.datasets import load_sample_images
 
 from tintype import api
 from tintype.data import open_data
+from tintype.data.cache import clear_cache
 from tintype.data.sets.folder import find_photos
 from tintype.data.shards.writing import Written, write_shards
 from tintype.data.source import DataSplits, Shards
@@ -158,6 +159,15 @@ def test_a_foreign_tar_is_read_once_for_an_index(tmp_path):
     assert not any("read once" in note for note in second.notes)
     assert second.spec.fingerprint == first.spec.fingerprint
     assert not list(folder.glob("*.index"))
+
+
+def test_what_is_kept_of_shards_is_cleared_with_the_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("TINTYPE_CACHE", str(tmp_path / "cache"))
+    folder = foreign(tmp_path / "tars", count=1)
+    open_data(str(folder))
+    assert list((tmp_path / "cache" / "shards" / "indexes").iterdir())
+    assert clear_cache() > 0
+    assert not (tmp_path / "cache" / "shards").exists()
 
 
 def test_shards_named_for_splits_are_splits(tmp_path):

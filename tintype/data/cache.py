@@ -201,12 +201,20 @@ def _last_used(file: Path) -> float:
 
 
 def clear_cache(*, downloads: bool = False) -> int:
-    """Remove decoded photos and features, and downloads if asked; return the bytes that are freed.
+    """Remove decoded photos, features and fetched shards, and downloads if asked.
+
+    Returns the bytes that are freed.
 
     What another process is about to write stays.
     """
     freed = 0
-    for name in (PHOTOS, FEATURES, "contents", *(("datasets", "weights") if downloads else ())):
+    for name in (
+        PHOTOS,
+        FEATURES,
+        "contents",
+        "shards",
+        *(("datasets", "weights") if downloads else ()),
+    ):
         folder = cache_folder() / name
         remove_abandoned(folder)
         for path in _inside(folder):

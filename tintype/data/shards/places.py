@@ -132,10 +132,10 @@ def file_system(address: str) -> tuple[Any, str]:
     Raises:
         UserError: a package for it is missing, or there is no such kind of address.
     """
-    from fsspec.core import url_to_fs
-
     protocol = address.partition("://")[0]
     try:
+        from fsspec.core import url_to_fs
+
         return url_to_fs(address)
     except ImportError as error:
         raise UserError(
