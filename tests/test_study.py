@@ -581,6 +581,37 @@ def test_a_run_over_which_processes_end_has_failed_until_it_is_asked_for_again(t
     assert study(tmp_path / "one", watcher=Watcher()).failures() == {}
 
 
+def test_without_ray_there_is_one_clear_line(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UserError, match=r"pip install 'tintype\[cluster\]'") as error:
+        study(GRID, out=tmp_path, on="ray", watcher=Watcher())
+    assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match=r"is 'slurm'. Expected ray"):
+        study(GRID, out=tmp_path, on="slurm", watcher=Watcher())
+
+
+@pytest.mark.slow
+def test_a_worker_of_ray_that_dies_is_begun_again(finished, tmp_path):
+    """Two workers of a local Ray, of which one is killed."""
+    ray: Any = pytest.importorskip("ray")
+    ray.init(num_cpus=2, log_to_driver=False, logging_level="ERROR", include_dashboard=False)
+    killed: list[int] = []
+
+    class Killer(Watcher):
+        def on_runs(self, done: float, total: int, text: str, seconds_left: float | None) -> None:
+            held = Leases(tmp_path / "widths" / ".leases").held()
+            if held and not killed:
+                killed.append(next(iter(held.values()))["process"])
+                psutil.Process(killed[0]).kill()
+
+    try:
+        found = study({**GRID, "seeds": 2}, out=tmp_path, name="widths", on="ray", watcher=Killer())
+    finally:
+        ray.shutdown()
+    assert killed
+    assert_same_runs(finished, found)
+
+
 def test_joining_takes_a_study_as_it_is(tmp_path, capsys):
     begun(tmp_path, GRID, "widths")
     for more, wanted in (

@@ -69,6 +69,10 @@ def study(
         bool,
         typer.Option("--join", help="Help with a study that was begun, from any machine."),
     ] = False,
+    on: Annotated[
+        str | None,
+        typer.Option(metavar="ray", help="Train the runs as tasks of a Ray cluster (RAY_ADDRESS)."),
+    ] = None,
     name: Annotated[
         str | None,
         typer.Option(help="Name of the study's folder (default: the name of the study)."),
@@ -103,7 +107,7 @@ def study(
     command = shlex.join(["tintype", *(context.obj or sys.argv[1:])])
     found = studying.study(
         what, out=out, name=name, seeds=seeds, weights=weights, workers=workers,
-        join=join, yes=yes, watcher=watcher, command=command, **changes,
+        join=join, on=on, yes=yes, watcher=watcher, command=command, **changes,
     )  # fmt: skip
 
     if as_json:

@@ -31,6 +31,7 @@ from tintype.verbs.study.confounding import declared_confounding, refuse_idle_di
 from tintype.verbs.study.declaration import MOST_RUNS, Declaration, PlannedRun, refuse_mixed_data
 from tintype.verbs.study.figures import table
 from tintype.verbs.study.folder import StudyFolder
+from tintype.verbs.study.on_ray import train_on_ray
 from tintype.verbs.study.queue import Queue
 from tintype.verbs.study.reading import declare
 from tintype.verbs.study.result import Result, result_of
@@ -199,6 +200,7 @@ def study(
     weights: str | None = None,
     workers: int = 1,
     join: bool = False,
+    on: str | None = None,
     yes: bool = False,
     watcher: Watcher | None = None,
     verbose: bool | None = None,
@@ -220,6 +222,7 @@ def study(
             cores. 0 begins the study and trains nothing: its runs are left to those who join.
         join: work off what is free of a study that was begun, on this machine or on another that
             sees its folder.
+        on: "ray" trains the runs as tasks of a Ray cluster, on this machine where there is none.
         yes: begin also with more than 500 runs.
         watcher: where progress is reported.
         verbose: False shows no progress, and keeps libraries silent too.
@@ -254,11 +257,15 @@ def study(
     # earlier studies may continue, whatever they hold
     if not (path / "study.yaml").exists():
         _refuse_what_cannot_be_compared(declaration)
+    if on not in (None, "ray"):
+        raise UserError(f"--on is '{on}'. Expected ray.")
     fewest = 1 if join else 0
     if workers < fewest:
         raise UserError(f"workers is {workers}. Expected a number from {fewest} on.")
 
-    if (workers != 1 or join) and any(is_in_python(run.recipe.data) for run in declaration.runs()):
+    if (workers != 1 or join or on) and any(
+        is_in_python(run.recipe.data) for run in declaration.runs()
+    ):
         raise UserError(
             "data in memory are those of this process alone. Leave workers out, or write the "
             "images into a folder."
@@ -266,7 +273,7 @@ def study(
     _refuse_more_threads_than_cores(declaration, path, workers)
     with silence(verbose):
         return run_study(
-            declaration, path, watcher=watcher, workers=workers, join=join, command=command
+            declaration, path, watcher=watcher, workers=workers, join=join, on=on, command=command
         )
 
 
@@ -311,6 +318,7 @@ def run_study(
     watcher: Watcher,
     workers: int = 1,
     join: bool = False,
+    on: str | None = None,
     command: str | None = None,
 ) -> Study:
     """Train what is left of the study in the folder `path`, and write its page.
@@ -324,7 +332,7 @@ def run_study(
     command = command or f"tintype study {path}"
     if join:
         found = Study.open(path)
-        _work_off(found, watcher, workers, command)
+        _work_off(found, watcher, workers, command, on)
         with interruptible(path), held(path / ".lock"):
             if not found.is_reported():
                 _close(found, watcher)
@@ -339,19 +347,19 @@ def run_study(
             watcher.note(f"study: {path}; its runs wait for: tintype study {path} --join")
             return found
         found.forget_failures()
-        _work_off(found, watcher, workers, command)
+        _work_off(found, watcher, workers, command, on)
         with interruptible(path):
             _close(found, watcher)
     return found
 
 
-def _work_off(found: Study, watcher: Watcher, workers: int, command: str) -> None:
+def _work_off(found: Study, watcher: Watcher, workers: int, command: str, on: str | None) -> None:
     waiting = found.waiting()
     done = len(found.planned) - len(waiting)
     watcher.note(f"study: {found.path}, {len(found.planned)} runs, {done} done already")
     if waiting:
         watcher.note(_threads_line(waiting))
-        run_all(found, watcher, workers, command)
+        run_all(found, watcher, workers, command, train_on_ray if on else None)
 
 
 def _close(found: Study, watcher: Watcher) -> None:

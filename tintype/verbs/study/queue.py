@@ -15,17 +15,17 @@ MOST_DEATHS = 3
 
 
 class Queue:
-    """The runs of a study that are left, as this process sees them.
+    """The runs of a study that are left, or `only` one of them, as this process sees them.
 
     Attributes:
         left: the runs that are neither finished nor failed, in order.
         held: what the holders of runs say of them, by name.
     """
 
-    def __init__(self, study: StudyFolder) -> None:
+    def __init__(self, study: StudyFolder, only: str | None = None) -> None:
         self.study = study
         self.leases = Leases(study.path / FOLDER)
-        self.left: list[PlannedRun] = study.waiting()
+        self.left = [run for run in study.waiting() if only is None or run.name == only]
         self.held: Mapping[str, Mapping[str, Any]] = {}
 
     def look(self) -> Sequence[PlannedRun]:

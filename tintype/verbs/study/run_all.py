@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -189,11 +189,17 @@ class _OneRun(Watcher):
         self.progress.remark(self.planned, line)
 
 
-def run_all(study: StudyFolder, watcher: Watcher, workers: int, command: str) -> None:
+def run_all(
+    study: StudyFolder,
+    watcher: Watcher,
+    workers: int,
+    command: str,
+    elsewhere: Callable[[StudyFolder, Progress, str], None] | None = None,
+) -> None:
     """Train what is left of a study, beside others that may do the same; return when all is over.
 
-    One run follows another in this process, or several processes share them. A failed run does not
-    stop the others.
+    One run follows another in this process, or several processes share them, or `elsewhere` trains
+    them. A failed run does not stop the others.
 
     Raises:
         Interrupted: a signal came; finished runs are kept, and those under way have saved their
@@ -203,7 +209,9 @@ def run_all(study: StudyFolder, watcher: Watcher, workers: int, command: str) ->
     progress = Progress(study, watcher, workers)
     try:
         with interruptible(study.path):
-            if workers == 1:
+            if elsewhere is not None:
+                elsewhere(study, progress, command)
+            elif workers == 1:
                 work_off(study, progress, command)
             else:
                 _several_at_once(study, progress, command)
@@ -213,15 +221,17 @@ def run_all(study: StudyFolder, watcher: Watcher, workers: int, command: str) ->
         watcher.close()
 
 
-def work_off(study: StudyFolder, progress: Progress, command: str) -> None:
-    """Train whatever run is free, one after another, until all are over.
+def work_off(
+    study: StudyFolder, progress: Progress, command: str, *, only: str | None = None
+) -> None:
+    """Train whatever run is free, or `only` one, one after another, until all are over.
 
     Runs that other processes hold are waited for, and taken over where those die.
 
     Raises:
         Interrupted: a signal came; the state of the run under way is saved.
     """
-    queue = Queue(study)
+    queue = Queue(study, only)
     while True:
         progress.look(queue)
         if not queue.left:
