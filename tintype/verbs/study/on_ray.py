@@ -72,7 +72,7 @@ def _note_failure(study: StudyFolder, run: PlannedRun, task: Any, ray: Any) -> N
 @contextmanager
 def _connected() -> Iterator[Any]:
     try:
-        import ray
+        import ray  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise UserError(
             "--on ray needs Ray, which is not installed. Type: pip install 'tintype[cluster]'"
