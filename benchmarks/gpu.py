@@ -457,7 +457,8 @@ def official(settings: Settings) -> dict[str, Any]:
     from tintype.data.sets.torchvision_sets import load
 
     images = load("cifar10", data_root=str(settings.data_root))
-    assert images.split is not None and isinstance(images.pixels, np.ndarray)
+    assert images.split is not None
+    assert isinstance(images.pixels, np.ndarray)
     pixels = images.pixels
     which = {name: images.split == name for name in ("train", "test")}
     return {name: (pixels[rows], images.targets[rows]) for name, rows in which.items()}
