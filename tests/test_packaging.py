@@ -76,7 +76,8 @@ def imported() -> list[tuple[str, str, bool, frozenset[str]]]:
     for path in sorted((ROOT / "tintype").rglob("*.py")):
         place = path.relative_to(ROOT / "tintype").as_posix()
         for module, at_once in set(imports(ast.parse(path.read_text(encoding="utf-8")))):
-            owners = [*providers.get(module, []), COMPANIONS.get(module, "")]
+            # of an extra that is not installed here, by its own name
+            owners = [*providers.get(module, [module]), COMPANIONS.get(module, "")]
             found.append((place, module, at_once, frozenset(map(plain, owners))))
     return found
 

@@ -54,7 +54,7 @@ SHAPES = {
 # CHANGELOG.
 DEFAULTS = {
     "task": "classify", "task_options": {}, "data": "digits", "data_root": None, "image_size": None,
-    "channels": None, "resize": "crop", "crop_fraction": None, "interpolation": None, "normalise": None,
+    "channels": None, "resize": "crop", "crop_fraction": None, "interpolation": None, "cache_size": "20GB","normalise": None,
     "val_fraction": 0.1, "test_fraction": 0.2, "split_seed": 0, "split_rule": "at-image-size",
     "folds": None, "fold": None,
     "groups": None, "rules": 1, "model": "fast-cnn", "model_options": {},

@@ -574,7 +574,7 @@ def test_a_run_over_which_processes_end_has_failed_until_it_is_asked_for_again(t
     begun(tmp_path, {"recipe": {**TINY, "model_options": {"hidden": [8]}, "epochs": 1}}, "one")
     (tmp_path / "one" / ".leases").mkdir()
     gone = {"machine": platform.node(), "process": 2**22 + 1, "born": 0.0, "deaths": 2}
-    write_json(tmp_path / "one" / ".leases" / "one-seed0.3", gone)
+    write_json(tmp_path / "one" / ".leases" / "study-seed0.3", gone)
     joined = study(tmp_path / "one", join=True, watcher=Watcher())
     (message,) = joined.failures().values()
     assert message.startswith("3 processes ended over it")
