@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import tarfile
@@ -23,11 +24,13 @@ from tintype.data.cache import clear_cache
 from tintype.data.sets.folder import find_photos
 from tintype.data.shards.writing import Written, write_shards
 from tintype.data.source import DataSplits, Shards
+from tintype.errors import UserError
 from tintype.progress import Watcher
 from tintype.runs.folder import RunFolder
 from tintype.training import engine
 from tintype.training.order import Order
 from tintype.verbs.audit import audit
+from tintype.verbs.predict.files import list_images
 
 STREAMED = "60KB"  # too small for the decoded pixels, and enough for three shards
 
@@ -344,3 +347,8 @@ def test_numbers_and_images_are_learned_from_shards_too(tt, shards, tmp_path):
     code, _, errors = tt("train", shards, "--task", "upscale", *few)
     assert code == 2
     assert "learns from whole photos" in errors
+
+
+def test_whoever_predicts_shards_is_led_to_what_measures_them(shards):
+    with pytest.raises(UserError, match=rf"tintype evaluate RUN --data {re.escape(str(shards))}$"):
+        list_images([shards])

@@ -113,7 +113,7 @@ def refuse_other(what: str, rank: int, others: object, own: object) -> None:
 def joined(arguments: str) -> Iterator[Group]:
     """Join the other processes, if a launcher has started some, for the time of the block.
 
-    What ends one of them ends all: its reason is told to process 0, which says it.
+    What ends one of them ends all: process 0 says why.
 
     Args:
         arguments: what was asked for, which all have to agree in.

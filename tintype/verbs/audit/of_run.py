@@ -25,7 +25,7 @@ def judgements_of(path: Path) -> tuple[list[str], Judgements]:
         UserError: there is no such run, it has no folds, or their files are broken.
     """
     run = RunFolder.open(path)
-    part = cast(DoubtsPart, find_part(run.recipe.task, "doubts", "judge labels"))
+    part = cast(DoubtsPart, find_part(run.recipe.task, "doubts", "assess labels"))
     names = [row.get("name", "") for row in run.read_table(FOLDS_FILE)]
     if not names:
         raise UserError(

@@ -8,6 +8,7 @@ from typing import IO
 
 from tintype.data.decode import image_files
 from tintype.errors import UserError
+from tintype.files.shard_names import names_shards
 
 
 def list_images(paths: Sequence[str | Path]) -> list[Path]:
@@ -26,10 +27,13 @@ def list_images(paths: Sequence[str | Path]) -> list[Path]:
             raise UserError(f"there is no file or folder {path}.")
 
     if not found:
-        raise UserError(
-            f"there is no image in {', '.join(map(str, paths))}. "
-            "Expected files such as .jpg or .png."
+        shards = [path for path in paths if names_shards(str(path))]
+        instead = (
+            f"Shards are measured, not predicted: tintype evaluate RUN --data {shards[0]}"
+            if shards
+            else "Expected files such as .jpg or .png."
         )
+        raise UserError(f"there is no image in {', '.join(map(str, paths))}. {instead}")
     return found
 
 

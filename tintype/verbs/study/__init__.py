@@ -288,9 +288,10 @@ def _begun(
     named = name or (Path(what).stem if isinstance(what, str | Path) else declare(what).name)
     path = Path(str(what)) if _is_folder(what) else out / _folder_name(named)
     if not (path / "study.yaml").is_file():
+        shown = what if isinstance(what, str | Path) else "STUDY"
         raise UserError(
             f"there is no study to join in {path}: it holds no study.yaml. Begin it first: "
-            "tintype study (--workers 0 trains nothing, and leaves the runs to those who join)."
+            f"tintype study {shown} --workers 0 (which leaves the runs to those who join)."
         )
     changed = [key for key, value in stated.items() if value is not None]
     if changed:
