@@ -350,5 +350,6 @@ def test_numbers_and_images_are_learned_from_shards_too(tt, shards, tmp_path):
 
 
 def test_whoever_predicts_shards_is_led_to_what_measures_them(shards):
-    with pytest.raises(UserError, match=rf"tintype evaluate RUN --data {re.escape(str(shards))}$"):
+    instead = f"tt.load('RUN').evaluate(data='{shards}')"
+    with pytest.raises(UserError, match=re.escape(instead)):
         list_images([shards])
