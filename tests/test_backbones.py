@@ -30,22 +30,19 @@ from tintype.plugins import canonical, find, names
 
 pytestmark = pytest.mark.usefixtures("short_pages")
 
-# One or two of each family for every run of the tests, then those that people ask for most; `make
-# test-all` takes the rest too, but for what needs gigabytes.
+# One or two of each family for every run of the tests, larger ones after the smaller; `make test-all`
+# takes their relatives too, but for what needs gigabytes.
 FAST = {
     "densenet121", "efficientnet_b0", "googlenet", "inception_v3", "mnasnet0_5", "mobilenet_v2", "mobilenet_v3_small",
     "regnet_y_400mf", "resnet18", "shufflenet_v2_x0_5", "squeezenet1_0", "squeezenet1_1",
 }  # fmt: skip
 GIANTS = {"regnet_y_128gf", "vit_h_14", "vit_l_16", "vit_l_32"}
-ASKED_FOR = {
-    "resnet34", "resnet50", "vgg16", "densenet161", "mobilenet_v3_large", "resnext50_32x4d", "wide_resnet50_2", "convnext_tiny",
-    "vit_b_16",
-}  # fmt: skip
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in sorted(ASKED_FOR)]
+LARGER = {"resnet50", "vgg16", "convnext_tiny", "vit_b_16"}
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in sorted(LARGER)]
 REST = [
     pytest.param(name, marks=pytest.mark.exhaustive)
     for name in NAMES
-    if name not in FAST | ASKED_FOR | GIANTS
+    if name not in FAST | LARGER | GIANTS
 ]
 OWN = [name for name in names("models", "classify") if name not in NAMES and "/" not in name]
 

@@ -120,7 +120,16 @@ def test_another_optimizer_over_a_recipe_brings_its_own_rate():
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("short_reports")
-@pytest.mark.parametrize("model", ["ann", "cnn", "fast-cnn", "resnet", "small-filters"])
+@pytest.mark.parametrize(
+    "model",
+    [
+        "ann",
+        "cnn",
+        "small-filters",
+        pytest.param("fast-cnn", marks=pytest.mark.exhaustive),
+        pytest.param("resnet", marks=pytest.mark.exhaustive),
+    ],
+)
 def test_any_model_learns_at_a_rate_of_one_thousandth(tmp_path, model):
     from PIL import Image
     from sklearn.datasets import load_digits

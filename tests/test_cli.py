@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import json
 import os
+import pkgutil
 import re
 import shlex
 import shutil
@@ -498,14 +500,13 @@ def test_public_names_stay_functions_after_use() -> None:
     """`tintype.train` must not turn into a submodule of that name once training has imported its
     parts.
     """
-    code = (
-        "import tintype, importlib, pkgutil\n"
-        "for module in pkgutil.walk_packages(tintype.__path__, 'tintype.'):\n"
-        "    if not module.name.endswith('__main__'): importlib.import_module(module.name)\n"
-        "assert callable(tintype.train) and callable(tintype.load), tintype.train\n"
-        "assert tintype.Run.open and tintype.Recipe()\n"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    for module in pkgutil.walk_packages(tintype.__path__, "tintype."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+    for name in tintype.__all__:
+        assert callable(getattr(tintype, name)), name
+    assert tintype.Run.open
+    assert tintype.Recipe()
 
 
 def test_names_of_runs_stand_first_and_are_never_cut(finished_run, tmp_path, tt):

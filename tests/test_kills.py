@@ -194,7 +194,7 @@ class Case:
     command: Command
     go_on: Command | None = None
     differ: tuple[str, ...] = ()
-    sample: int = 3
+    sample: int = 2
     imports: tuple[str, ...] = ()
 
 
@@ -345,7 +345,7 @@ def every_step(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tintype.training.engine.CHECKPOINT_SECONDS", 0.0)
 
 
-def predicting(model: str, *more: str, sample: int = 4) -> Case:
+def predicting(model: str, *more: str, sample: int = 2) -> Case:
     command = ["predict", model, "in", "--device", "cpu", *more]
     return Case(command, [*command, "--resume"], sample=sample, imports=("pyarrow.parquet",))
 
@@ -369,7 +369,7 @@ UPSCALE = ["upscale", "sharp", "in", "--device", "cpu", "--out", "large"]
 SEARCH = "search={lr: {low: 0.01, high: 0.1}}"
 TUNE = ["tune", "folder.yaml", "--trials", "2", "--seeds", "1", "--set", SEARCH, "--name", "tuned"]
 CASES = {
-    "predict csv": predicting("cnn", "--out", "p.csv"),
+    "predict csv": predicting("cnn", "--out", "p.csv", sample=4),
     "predict jsonl": predicting("cnn", "--out", "p.jsonl"),
     "predict parquet": predicting("cnn", "--out", "p.parquet"),
     "predict sorted": predicting("cnn", "--out", "p.csv", "--sort-into", "s"),
@@ -383,21 +383,21 @@ CASES = {
     "audit": Case(["audit", "in", "--fix", "clean.csv", "--no-labels"]),
     "audit page": Case(["audit", "in", "--html", "a.html", "--no-labels"], differ=("a.html",)),
     "evaluate": Case(["evaluate", "cnn", "--device", "cpu"]),
-    "report": Case(["report", "bare"], differ=("*.html",)),
+    "report": Case(["report", "bare"], differ=("*.html",), sample=1),
     "whole report": Case(["report", "cnn"], differ=("*.html",), sample=0),
     "compare": Case(["compare", "cnn", "other", "--html", "c.html", "--no-latency"], differ=("c.html",), sample=0),
     "generate": Case(["generate", "gan", "--count", "5", "--device", "cpu"]),
     "sheet": Case(["generate", "gan", "--count", "5", "--grid", "grid.png"]),
     "upscale": Case(UPSCALE),
     "upscale and compare": Case([*UPSCALE, "--compare"]),
-    "torchscript": exporting("--format", "torchscript", "--out", "m.ts", sample=3),
+    "torchscript": exporting("--format", "torchscript", "--out", "m.ts", sample=2),
     "onnx": exporting(imports=ONNX),
     "int8": exporting("--int8", "--max-loss", "100", imports=ONNX),
     "pt2": exporting("--format", "pt2"),
     "train classify": training("classify", sample=4),
-    "train generate": training("generate", sample=3),
-    "train upscale": training("upscale", sample=2),
-    "train folder": training("folder", sample=8),
+    "train generate": training("generate", sample=2),
+    "train upscale": training("upscale", sample=1),
+    "train folder": training("folder", sample=4),
     "study": Case(
         ["study", "study.yaml", "--name", "all"], sample=1,
         differ=("*/study.json", "*.html", "*/checkpoints/*", "*/figures/cost-training-seconds*"),
