@@ -7,7 +7,9 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -q --no-compile
 COMPILE := $(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 # Each process computes on one thread (tests/conftest.py).
-PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 8
+# Each takes a half of the files and helps the other at the end, so that what the tests of a file
+# share is made once.
+PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal
 
 .PHONY: demo test test-fast test-all test-machines test-sse test-lowest wheel bench check format browser image clean
 
