@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -161,7 +162,7 @@ class _Joined(Group):
         wait = timedelta(seconds=WAIT_SECONDS)
         place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         try:
-            self.store = _store(wait)
+            self.store = _store(self.rank, self.size, wait)
             distributed.init_process_group(
                 "cpu:gloo,cuda:nccl" if self.on_gpus else "gloo",
                 store=self.store,
@@ -274,15 +275,52 @@ def _as_tensor(content: bytes, length: int) -> torch.Tensor:
 _met: list[Any] = []  # what the processes of this launch exchange names by, once they have met
 
 
-def _store(wait: timedelta) -> Any:
+def _store(rank: int, size: int, wait: timedelta) -> Any:
     """Return an empty place for names; one process may train several runs, one after the other."""
     from torch.distributed import distributed_c10d
     from torch.distributed.rendezvous import rendezvous
 
     if not _met:
-        _met.append(next(rendezvous("env://", timeout=wait))[0])
+        place = next(rendezvous("env://", timeout=wait))[0]
+        meeting = _led_meeting(place, size) if rank == 0 else _joined_meeting(place, rank)
+        _met.append(distributed_c10d.PrefixStore(meeting, place))
     _met.append(None)
-    return distributed_c10d.PrefixStore(f"tintype-{len(_met)}", _met[0])
+    return distributed_c10d.PrefixStore(f"run-{len(_met)}", _met[0])
+
+
+# torchrun keeps its place for names when it restarts the processes, with all that those before have
+# left there. So process 0 gives the meeting a new name, and whoever comes asks for it by a name that
+# is new as well.
+
+
+def _led_meeting(place: Any, size: int) -> str:
+    """Return a name for the meeting once all others have it.
+
+    Raises:
+        RuntimeError: they do not come.
+    """
+    meeting = uuid.uuid4().hex
+    missing = set(range(1, size))
+    until = time.monotonic() + WAIT_SECONDS
+    while missing:
+        if time.monotonic() > until:
+            raise RuntimeError(f"process {min(missing)} has not come")
+        for rank in sorted(missing):
+            if place.check([f"arrived/{rank}"]):
+                place.set(f"answer/{place.get(f'arrived/{rank}').decode()}", meeting)
+            if place.check([f"{meeting}/{rank}"]):
+                missing.remove(rank)
+        time.sleep(0.02)
+    return meeting
+
+
+def _joined_meeting(place: Any, rank: int) -> str:
+    """Return the name that process 0 has given to the meeting."""
+    own = uuid.uuid4().hex
+    place.set(f"arrived/{rank}", own)
+    meeting = place.get(f"answer/{own}").decode()  # waits for it
+    place.set(f"{meeting}/{rank}", "")
+    return meeting
 
 
 @contextmanager
