@@ -159,6 +159,7 @@ class _Joined(Group):
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", self.rank)))
 
         self.distributed = distributed
+        self.has_told = False
         wait = timedelta(seconds=WAIT_SECONDS)
         place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         try:
@@ -229,10 +230,19 @@ class _Joined(Group):
         kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
         with suppress(RuntimeError):
             self.store.set(f"reason/{self.rank}", f"{kind}{error}".encode())
+            self.has_told = True
 
     def leave(self) -> None:
         with suppress(RuntimeError):
             self.distributed.destroy_process_group()
+
+        # The store may go with this process, so that the others read the reason before.
+        until = time.monotonic() + REASON_SECONDS
+        with suppress(RuntimeError):
+            while self.has_told and self.is_first and time.monotonic() < until:
+                if self.store.add("heard", 0) == self.size - 1:
+                    break
+                time.sleep(0.05)
 
     @contextmanager
     def _noticed(self) -> Iterator[None]:
@@ -248,6 +258,7 @@ class _Joined(Group):
             while time.monotonic() < until:
                 for rank in range(self.size):
                     if rank != self.rank and (reason := self._reason(rank)):
+                        self.store.add("heard", 1)
                         return ProcessLost(f"process {rank} of {self.size} failed: {reason}")
                 time.sleep(0.1)
 
