@@ -675,7 +675,10 @@ class Recipe(BaseModel, metaclass=_ByName):
         if self.parts & (self.parts - 1):
             raise ValueError(f"parts is {self.parts}; expected a power of two: 1, 2, 4, 8")
         if self.parts * self.accumulate > self.batch_size:
-            raise ValueError("parts times accumulate cannot be larger than batch_size")
+            raise ValueError(
+                "parts times accumulate cannot be larger than batch_size: "
+                f"{self.parts} x {self.accumulate}, and {self.batch_size}"
+            )
         return self
 
     @model_validator(mode="wrap")

@@ -26,7 +26,7 @@ from tintype.cli.base import (
 )
 from tintype.errors import UserError
 from tintype.files.shard_names import ENDINGS, as_pattern
-from tintype.hardware.processes import are_asked_for, silence_others
+from tintype.hardware.processes import are_asked_for, refuse_count, silence_others
 
 
 @app.command(rich_help_panel=MAKE)
@@ -119,7 +119,7 @@ def train(
     ] = None,
     processes: Annotated[
         int | None,
-        typer.Option(min=1, help="Processes that share the training, on cores or GPUs; see docs."),
+        typer.Option(help="Processes that share the training, on cores or GPUs; see docs."),
     ] = None,
     set_: Annotated[
         list[str] | None,
@@ -167,12 +167,16 @@ def train(
     changes.update(parse_assignments(set_ or []))
 
     arguments = context.obj or sys.argv[1:]
+    silence_others()
+    if processes is not None:
+        refuse_count(processes)
     if processes and processes > 1 and not are_asked_for() and not dry_run:
         from tintype.hardware.launching import launch
+        from tintype.training.run import refuse_processes
 
+        refuse_processes(processes, named or "digits", out=out, name=name, resume=resume, **changes)
         sys.exit(launch(processes, arguments))
 
-    silence_others()
     watcher = make_watcher(to_stderr=as_json)
     command = shlex.join(["tintype", *arguments])
 

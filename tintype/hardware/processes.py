@@ -91,6 +91,21 @@ def are_asked_for() -> bool:
     return all(name in os.environ for name in NEEDED) and int(os.environ["WORLD_SIZE"]) > 1
 
 
+def refuse_count(count: int) -> None:
+    """Refuse a number of processes that cannot be, or is another than a launcher has started.
+
+    Raises:
+        UserError: it is such a number.
+    """
+    if count < 1:
+        raise UserError(f"--processes is {count}. Expected 1, 2, 4, 8 or another power of two.")
+    if are_asked_for() and int(os.environ["WORLD_SIZE"]) != count:
+        raise UserError(
+            f"--processes is {count}, and the launcher has started {os.environ['WORLD_SIZE']}. "
+            "Leave --processes out."
+        )
+
+
 def silence_others() -> None:
     """Leave printing to process 0."""
     if are_asked_for() and os.environ["RANK"] != "0":
@@ -155,8 +170,9 @@ class _Joined(Group):
         self.size = int(os.environ["WORLD_SIZE"])
         self.local_size = int(os.environ.get("LOCAL_WORLD_SIZE", self.size))
         self.on_gpus = torch.cuda.is_available() and torch.cuda.device_count() >= self.local_size
-        if self.on_gpus:
-            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", self.rank)))
+        if torch.cuda.is_available():
+            place_here = int(os.environ.get("LOCAL_RANK", self.rank))
+            torch.cuda.set_device(place_here % torch.cuda.device_count())
 
         self.distributed = distributed
         self.has_told = False

@@ -119,6 +119,29 @@ def _named(what: str | Recipe, changes: dict[str, Any]) -> tuple[Recipe, str]:
     return base, kind
 
 
+def refuse_processes(
+    count: int,
+    what: str | Recipe,
+    *,
+    out: str | Path = "runs",
+    name: str | None = None,
+    resume: str | Path | None = None,
+    **changes: Any,
+) -> None:
+    """Refuse, before any of them is started, what `count` processes cannot train together.
+
+    Raises:
+        UserError: a mistake that can be mended; the message says how.
+    """
+    if resume is not None:
+        with_parts(RunFolder.open(resume).recipe, {"parts"}, count)
+        return
+    _refuse_taken(out, name)
+    base, _ = _named(what, changes)
+    changed = {ALIASES.get(key, key) for key in changes}
+    with_parts(base.replace(**changes), {*changed, *base.stated()}, count)
+
+
 def train(
     what: str | Recipe,
     watcher: Watcher,
@@ -168,10 +191,7 @@ def _begun(
     **changes: Any,
 ) -> RunFolder:
     """Begin a new run, and train it to its end."""
-    if name is not None:  # at once, not after the data was read
-        RunFolder.remove_unstarted(Path(out) / name)
-        RunFolder.refuse_taken(Path(out) / name)
-
+    _refuse_taken(out, name)  # at once, not after the data was read
     prepared = plan(what, watcher, verbose=verbose, **changes)
     chosen = name or _default_name(what)
     run = RunFolder.create(out, chosen, exact=name is not None, recipe=prepared.recipe)
@@ -179,6 +199,13 @@ def _begun(
     memory.write_down(run.path, prepared.recipe.data, target_of(prepared.recipe))
     _to_the_end(run, prepared, watcher, watchers, command)
     return run
+
+
+def _refuse_taken(out: str | Path, name: str | None) -> None:
+    """Refuse the name of a run that was begun."""
+    if name is not None:
+        RunFolder.remove_unstarted(Path(out) / name)
+        RunFolder.refuse_taken(Path(out) / name)
 
 
 def resume(

@@ -37,41 +37,53 @@ FILE = "launcher.json"  # which launch of torchrun a run belongs to
 # ---- parts and processes -------------------------------------------------------------------------
 
 
-def with_parts(recipe: Recipe, stated: Collection[str]) -> tuple[Recipe, list[Choice]]:
+def with_parts(
+    recipe: Recipe, stated: Collection[str], size: int | None = None
+) -> tuple[Recipe, list[Choice]]:
     """Return the recipe with a part for each process, unless its parts are stated.
+
+    Args:
+        recipe: what is trained.
+        stated: the fields that the user, or a recipe file, has set.
+        size: how many processes there are, or will be; by default those of the current group.
 
     Raises:
         UserError: the processes cannot share the parts.
     """
-    group = current()
-    if group.size == 1:
+    size = size or current().size
+    if size == 1:
         return recipe, []
+    if recipe.device.startswith("cuda:"):
+        raise UserError(
+            f"device {recipe.device} is one GPU, and each of {size} processes takes its own. "
+            "Expected device auto, cuda or cpu."
+        )
     if recipe.options.without_steps:
         why = "what is trained is fitted at once, without steps that could be shared"
         return recipe, [Choice("processes", "1", why)]
 
     choices = []
     if "parts" not in stated:
-        if group.size & (group.size - 1):
+        if size & (size - 1):
             raise UserError(
-                f"{group.size} processes cannot share a batch in equal parts. "
+                f"{size} processes cannot share a batch in equal parts. "
                 "Expected 1, 2, 4, 8 or another power of two."
             )
-        recipe = recipe.replace(parts=group.size)
+        recipe = recipe.replace(parts=size)
         why = "one for each process; any number of processes that shares them gives the same bits"
-        choices.append(Choice("parts", str(group.size), why))
+        choices.append(Choice("parts", str(size), why))
 
-    if recipe.parts % group.size:
+    if recipe.parts % size:
         few = [str(2**k) for k in range(recipe.parts.bit_length())]
         raise UserError(
-            f"{group.size} processes cannot share parts: {recipe.parts} equally. "
+            f"{size} processes cannot share parts: {recipe.parts} equally. "
             f"Expected --processes {' or '.join(few)}, "
-            f"or more parts from the start (--set parts={2 ** (group.size - 1).bit_length()})."
+            f"or more parts from the start (--set parts={2 ** (size - 1).bit_length()})."
         )
     how = "gathered, and added in the order of the parts"
     if not recipe.exact:
         how = "added by all-reduce, which is faster, and whose last bits may differ (exact: false)"
-    choices.append(Choice("processes", str(group.size), f"gradients are {how}"))
+    choices.append(Choice("processes", str(size), f"gradients are {how}"))
     return recipe, choices
 
 
