@@ -313,8 +313,16 @@ def test_several_gpus_are_named():
         _, choice = choose_device("auto")
         assert choose_device("cuda:3")[0].index == 3
     assert "the first of 4 GPUs" in choice.reason
+    assert "the others stay idle unless --processes 4 shares the run" in choice.reason
     with pretended():
         assert choose_device("auto")[1].reason == "a pretended GPU"
+
+
+def test_one_line_says_that_gpus_stay_idle(tiny):
+    for count, there in ((1, 0), (4, 1)):
+        with pretended(count=count):
+            lines = prepare(tiny(device="auto"), Watcher()).lines()
+        assert sum("stay idle" in line for line in lines) == there
 
 
 def test_the_pretended_gpu_refuses_what_a_real_one_refuses():

@@ -13,6 +13,9 @@ import torch
 
 from tintype.errors import UserError
 from tintype.hardware.cores import num_cores as num_cores
+from tintype.hardware.processes import current
+
+IDLE = "the others stay idle"  # GPUs that a run leaves alone
 
 
 @dataclass(frozen=True)
@@ -76,9 +79,13 @@ def _first_gpu() -> str:
     count = torch.cuda.device_count()
     if count == 1:
         return name
+    if current().local_size > 1:
+        return f"{name}, the first of {count} GPUs; each process takes one"
+
+    together = 2 ** (count.bit_length() - 1)
     return (
-        f"{name}, the first of {count} GPUs; a run uses one (--device cuda:1 takes the second), "
-        f"and a study with --workers {count} uses all"
+        f"{name}, the first of {count} GPUs; {IDLE} unless --processes {together} shares the run "
+        f"(--device cuda:1 takes the second, and a study with --workers {count} uses all)"
     )
 
 

@@ -24,6 +24,7 @@ from tintype.data.source import DataSplits, Glance, ImageSource
 from tintype.errors import UserError
 from tintype.hardware.arithmetic import OTHERS, choose_exact, choose_threads, computing
 from tintype.hardware.device import (
+    IDLE,
     Choice,
     choose_compile,
     choose_device,
@@ -138,8 +139,11 @@ class Prepared:
     def _is_news(self, choice: Choice) -> bool:
         """Return whether a choice about the machine matters to everybody.
 
-        That is where equal bits, as promised, cannot be kept, and where other processes compute.
+        That is where equal bits, as promised, cannot be kept, where other processes compute, and
+        where GPUs stay idle.
         """
+        if choice.name == "device":
+            return IDLE in choice.reason
         if choice.name == "threads":
             return choice.reason.startswith(OTHERS)
         return choice.name == "exact" and choice.choice == "no" and self.recipe.exact
