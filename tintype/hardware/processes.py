@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import torch
 
 Value = TypeVar("Value")
+Work = TypeVar("Work")
 
 # What torch's launchers say to each process that they start.
 NEEDED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -79,6 +80,7 @@ class Group:
 
 ALONE = Group()
 _current: Group = ALONE
+_dealing: Group = ALONE  # those that share what is dealt
 
 
 def current() -> Group:
@@ -157,6 +159,30 @@ def joined(arguments: str) -> Iterator[Group]:
         finally:
             _current = ALONE
             group.leave()
+
+
+@contextmanager
+def dealing(group: Group) -> Iterator[None]:
+    """Let the processes of a group, which all come here, share the work that is `dealt`."""
+    global _dealing
+    _dealing = group
+    try:
+        yield
+    finally:
+        _dealing = ALONE
+
+
+def dealt(work: Sequence[Work], do: Callable[[Work], Value]) -> Iterator[tuple[Work, Value]]:
+    """Yield pieces of work with what `do` makes of them, in their order.
+
+    Within `dealing` each process does its pieces whole, and gets what the others made of theirs.
+    What is made is a nest as in `tintype.files.nest`, with its tensors on the CPU.
+    """
+    group = _dealing
+    for first in range(0, len(work), group.size):
+        turn = work[first : first + group.size]
+        own: Any = do(turn[group.rank]) if group.rank < len(turn) else None
+        yield from zip(turn, group.from_all(own), strict=False)
 
 
 class _Joined(Group):

@@ -28,7 +28,7 @@ from tintype.data.source import Batch, ImageSource
 from tintype.errors import Interrupted, OwnCodeError, UserError, unknown_name
 from tintype.files.whole import write_picture, written_whole
 from tintype.hardware.eager import let_compiler_load
-from tintype.hardware.processes import ALONE, current
+from tintype.hardware.processes import ALONE, current, dealing
 from tintype.interface.watching import Start
 from tintype.optim import WeightAverage, build_optimizers, lr_factor
 from tintype.own_code import name_of, running
@@ -537,7 +537,7 @@ class Engine:
         task = self.task
         with self.averaged():
             num_warnings = len(task.warnings)
-            figures = task.figures(task.networks[task.main], val)
+            figures = self._figures(val)
             for line in task.warnings[num_warnings:]:
                 self.watcher.note(f"warning: {line}")
 
@@ -574,10 +574,15 @@ class Engine:
         if clean is None:
             return {}
 
-        task = self.task
         with self.averaged():
-            figures = task.figures(task.networks[task.main], clean)
-        return {f"clean_train_{name}": figures[name] for name in task.watched if name in figures}
+            figures = self._figures(clean)
+        watched = self.task.watched
+        return {f"clean_train_{name}": figures[name] for name in watched if name in figures}
+
+    def _figures(self, source: ImageSource) -> dict[str, Any]:
+        """Return the figures of the main network; the processes share the images."""
+        with dealing(self.group):
+            return self.task.figures(self.task.networks[self.task.main], source)
 
     def _show(self) -> None:
         """Keep a picture of how far the main network is, where the task has one."""
@@ -869,7 +874,7 @@ class Engine:
 
             started = time.perf_counter()
             if len(val):
-                self.task.figures(self.task.networks[self.task.main], val)
+                self._figures(val)
             evaluation = time.perf_counter() - started
 
         for name, network in self.task.networks.items():

@@ -82,7 +82,8 @@ def within_time(
     step, evaluation = engine.timing(seen.train, seen.val, most_seconds=min(2.0, budget / 50))
 
     measured = sum(len(source) for source in to_measure(seen).values())
-    final = evaluation * measured / max(1, len(seen.val))
+    # process 0 measures alone what all share during training
+    final = evaluation * group.size * measured / max(1, len(seen.val))
     left = budget - (time.perf_counter() - started) - final
     plan = Plan.of(recipe, len(seen.train))
     steps = group.from_first(

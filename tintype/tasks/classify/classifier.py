@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from tintype.augment import Augment
 from tintype.data.source import Batch, DataSpec, ImageSource, group_numbers
 from tintype.hardware.device import autocast, images_at_once
+from tintype.hardware.processes import dealt
 from tintype.models.parts.contracts import StartsFromImages
 from tintype.models.parts.head import before_head, find_head
 from tintype.statistics import NestedFolds, folds_interval
@@ -353,13 +354,17 @@ class Classify(Task):
 
         try:
             with self._seen_by_head(network, source if features else None) as collected:
-                for index in torch.arange(len(source)).split(batch_size):
+
+                def answer(index: Tensor) -> list[Tensor]:
                     logits = self.logits(network, source.take(index).images).cpu()
                     found = torch.zeros(len(index), 0, dtype=torch.float16)
                     if collected:  # the first of several views is the image as it is
                         found = F.normalize(collected[0].float(), dim=1).half().cpu()
                     collected.clear()
+                    return [logits, found]
 
+                pieces = torch.arange(len(source)).split(batch_size)
+                for index, (logits, found) in dealt(pieces, answer):
                     if on_progress:
                         on_progress(int(index[-1]) + 1, len(source))
                     losses.check_finite(logits)

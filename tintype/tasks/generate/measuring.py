@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from tintype.data.source import ImageSource
 from tintype.errors import UserError
+from tintype.hardware.processes import dealt
 from tintype.progress import Progress
 from tintype.tasks.generate import distances
 from tintype.tasks.generate.distances import FeatureNetwork
@@ -128,15 +129,19 @@ class Measure:
         key = (_digest(network), count)
         known, both = self._of_made.get(features.name, (None, None))
         if both is None or known != key:
+
+            def seen(part: Tensor) -> list[Tensor]:
+                return [
+                    each.cpu() for each in features.extract(make(part.tolist())) if each is not None
+                ]
+
             found = []
             probabilities = []
-            for part in torch.arange(count).split(AT_ONCE):
-                indices = part.tolist()
-                values, probs = features.extract(make(indices))
-                found.append(values.cpu())
-                probabilities += [] if probs is None else [probs.cpu()]
+            for part, (values, *probs) in dealt(torch.arange(count).split(AT_ONCE), seen):
+                found.append(values)
+                probabilities += probs
                 if on_progress:
-                    on_progress(indices[-1] + 1, count)
+                    on_progress(int(part[-1]) + 1, count)
             both = torch.cat(found), torch.cat(probabilities) if probabilities else None
             if not bool(both[0].isfinite().all()):
                 raise UserError(

@@ -15,6 +15,7 @@ from tintype.augment.spec import resolve
 from tintype.data.source import Batch, DataSpec, ImageSource, group_numbers
 from tintype.errors import UserError
 from tintype.hardware.device import autocast, images_at_once
+from tintype.hardware.processes import dealt
 from tintype.models.parts.contracts import StartsFromImages
 from tintype.tasks.losses import check_finite
 from tintype.tasks.own_loss import TRIED, OwnLoss
@@ -262,11 +263,14 @@ class Regress(Task):
         spec = source.spec
         size = images_at_once(spec.channels * spec.height * spec.width)
 
+        def answer(index: Tensor) -> list[Tensor]:
+            both = self.predict(network, source.take(index).images)
+            return [each.cpu().double() for each in both]
+
         numbers, scales = [], []
-        for index in torch.arange(len(source)).split(size):
-            some, their_scales = self.predict(network, source.take(index).images)
-            numbers.append(some.cpu().double())
-            scales.append(their_scales.cpu().double())
+        for index, (some, their_scales) in dealt(torch.arange(len(source)).split(size), answer):
+            numbers.append(some)
+            scales.append(their_scales)
             if on_progress:
                 on_progress(int(index[-1]) + 1, len(source))
 

@@ -19,6 +19,7 @@ from tintype.data.source import Batch, DataSpec, DataSplits, ImageSource, group_
 from tintype.data.targets import NoTarget
 from tintype.errors import UserError, unknown_name
 from tintype.hardware.device import Choice, autocast
+from tintype.hardware.processes import dealt
 from tintype.models import build_model, count_multiply_adds, count_parameters
 from tintype.models.parts import resample
 from tintype.models.parts.contracts import Enlarger, Mergeable
@@ -521,11 +522,13 @@ class Upscale(Task):
         network = merged(network)
         floors = self._floors_of(photos)
 
-        measured = []
-        for number in range(len(photos)):
+        def compared(number: int) -> dict[str, float]:
             low, high = self.measured_pair(photos, number)
-            picture = _pixels(self.enlarge(network, low))
-            measured.append(self._compared(picture, high))
+            return self._compared(_pixels(self.enlarge(network, low)), high)
+
+        measured = []
+        for number, found in dealt(range(len(photos)), compared):
+            measured.append(found)
             if on_progress:
                 on_progress(number + 1, len(photos))
 
