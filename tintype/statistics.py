@@ -7,8 +7,8 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import bdtr, chdtrc, ndtr, ndtri, stdtr, stdtrit
 
 # Sums of whole differences up to this size are tested exactly; beyond, the normal distribution
 # differs by nothing.
@@ -55,7 +55,7 @@ class Clusters:
         It has one degree of freedom less than there are groups.
         """
         return (
-            float(stdtrit(self.num_groups - 1, 0.5 + confidence / 2))
+            float(scipy.special.stdtrit(self.num_groups - 1, 0.5 + confidence / 2))
             if self.num_groups > 1
             else math.inf
         )
@@ -199,7 +199,7 @@ def heterogeneity_p(successes: ArrayLike, n: ArrayLike) -> float | None:
     if min(p, 1 - p) * n.min() < FEWEST_EXPECTED:
         return None
     statistic = float(((successes - n * p) ** 2 / (n * p * (1 - p))).sum())
-    return float(chdtrc(len(n) - 1, statistic))
+    return float(scipy.special.chdtrc(len(n) - 1, statistic))
 
 
 def rank_correlation(x: ArrayLike, y: ArrayLike) -> tuple[float, float]:
@@ -217,7 +217,7 @@ def rank_correlation(x: ArrayLike, y: ArrayLike) -> tuple[float, float]:
     if abs(rho) == 1:
         return rho, 0.0
     t = abs(rho) * math.sqrt((n - 2) / (1 - rho * rho))
-    return rho, float(2 * stdtr(n - 2, -t))
+    return rho, float(2 * scipy.special.stdtr(n - 2, -t))
 
 
 def _mean_ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -257,7 +257,9 @@ def mean_interval(
     if len(values) < 2:
         return None
     half_width = float(
-        stdtrit(len(values) - 1, 0.5 + confidence / 2) * values.std(ddof=1) / math.sqrt(len(values))
+        scipy.special.stdtrit(len(values) - 1, 0.5 + confidence / 2)
+        * values.std(ddof=1)
+        / math.sqrt(len(values))
     )
     return float(values.mean()) - half_width, float(values.mean()) + half_width
 
@@ -274,14 +276,16 @@ class BlockError:
 
     def interval(self, difference: float, confidence: float = 0.95) -> tuple[float, float]:
         """Return Student's interval (low, high) for a difference."""
-        half_width = float(stdtrit(self.df, 0.5 + confidence / 2)) * self.standard_error
+        half_width = (
+            float(scipy.special.stdtrit(self.df, 0.5 + confidence / 2)) * self.standard_error
+        )
         return difference - half_width, difference + half_width
 
     def p(self, difference: float) -> float:
         """Return the two-sided p-value of no difference."""
         if self.standard_error == 0:
             return 1.0 if difference == 0 else 0.0
-        return float(2 * stdtr(self.df, -abs(difference) / self.standard_error))
+        return float(2 * scipy.special.stdtr(self.df, -abs(difference) / self.standard_error))
 
 
 def block_error(values: ArrayLike, contexts: Sequence[Hashable] | None = None) -> BlockError | None:
@@ -355,7 +359,7 @@ def paired_p(values: ArrayLike, groups: ArrayLike | None = None) -> float | None
     mean, error = float(values.mean()), float(values.std(ddof=1)) / math.sqrt(len(values))
     if error == 0:
         return 1.0 if mean == 0 else 0.0
-    return float(2 * stdtr(len(values) - 1, -abs(mean) / error))
+    return float(2 * scipy.special.stdtr(len(values) - 1, -abs(mean) / error))
 
 
 def mcnemar_p(only_a: int, only_b: int) -> float:
@@ -371,7 +375,7 @@ def mcnemar_p(only_a: int, only_b: int) -> float:
     Computation 10, 1998).
     """
     _check_counts(only_a, only_a + only_b)
-    return min(1.0, 2 * float(bdtr(min(only_a, only_b), only_a + only_b, 0.5)))
+    return min(1.0, 2 * float(scipy.special.bdtr(min(only_a, only_b), only_a + only_b, 0.5)))
 
 
 def sign_flip_p(values: ArrayLike, groups: ArrayLike | None = None) -> float:
@@ -400,14 +404,16 @@ def sign_flip_p(values: ArrayLike, groups: ArrayLike | None = None) -> float:
     if seen == 0:
         return 1.0
     if largest > MOST_EXACT:
-        return float(2 * ndtr(-seen / math.sqrt(float((sizes.astype(np.float64) ** 2).sum()))))
+        return float(
+            2 * scipy.special.ndtr(-seen / math.sqrt(float((sizes.astype(np.float64) ** 2).sum())))
+        )
 
     # The sum of all sizes with random signs, shifted so that it begins at zero and counted in steps
     # of two.
     chances = np.ones(1)
     for size, count in zip(*np.unique(sizes[sizes > 0], return_counts=True), strict=True):
         of_size = np.zeros(int(size * count) + 1)
-        below = bdtr(np.arange(count + 1), count, 0.5)
+        below = scipy.special.bdtr(np.arange(count + 1), count, 0.5)
         of_size[:: int(size)] = np.diff(below, prepend=0.0)
         chances = np.convolve(chances, of_size)
     tail = (largest - seen) // 2
@@ -430,7 +436,7 @@ def clustered_pair(
     if found.num_groups < 2:
         return (-1.0, 1.0), 1.0
 
-    confidence = 1 - 2 * float(ndtr(-found.quantile()))
+    confidence = 1 - 2 * float(scipy.special.ndtr(-found.quantile()))
     a, b, n = (
         total / found.design_effect
         for total in (float(only_a.sum()), float(only_b.sum()), len(only_a))
@@ -438,7 +444,7 @@ def clustered_pair(
     interval = paired_interval(a, b, n, confidence)
 
     return interval, 1.0 if a + b == 0 else float(
-        2 * stdtr(found.num_groups - 1, -abs(a - b) / math.sqrt(a + b))
+        2 * scipy.special.stdtr(found.num_groups - 1, -abs(a - b) / math.sqrt(a + b))
     )
 
 
@@ -473,7 +479,7 @@ def clustered_paired_p(values: ArrayLike, groups: ArrayLike) -> float | None:
     error = math.sqrt(found.design_effect) * float(values.std(ddof=1)) / math.sqrt(len(values))
     if error == 0:
         return 1.0 if mean == 0 else 0.0
-    return float(2 * stdtr(found.num_groups - 1, -abs(mean) / error))
+    return float(2 * scipy.special.stdtr(found.num_groups - 1, -abs(mean) / error))
 
 
 def paired_interval(
@@ -640,10 +646,10 @@ def corrected_resampled(
         return None
     mean = float(values.mean())
     error = math.sqrt(1 / len(values) + tested) * float(values.std(ddof=1))
-    half_width = float(stdtrit(len(values) - 1, 0.5 + confidence / 2)) * error
+    half_width = float(scipy.special.stdtrit(len(values) - 1, 0.5 + confidence / 2)) * error
     if error == 0:
         return (mean, mean), 1.0 if mean == 0 else 0.0
-    p = float(2 * stdtr(len(values) - 1, -abs(mean) / error))
+    p = float(2 * scipy.special.stdtr(len(values) - 1, -abs(mean) / error))
     return (mean - half_width, mean + half_width), p
 
 
@@ -758,13 +764,13 @@ def folds_interval(
 
 
 def _z(probability: float) -> float:
-    return float(ndtri(probability))
+    return float(scipy.special.ndtri(probability))
 
 
 def _normal_quantile(confidence: float) -> float:
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must lie between 0 and 1, got {confidence}")
-    return float(ndtri(0.5 + confidence / 2))
+    return float(scipy.special.ndtri(0.5 + confidence / 2))
 
 
 def _check_counts(successes: float, n: float) -> None:

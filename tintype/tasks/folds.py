@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy.linalg import cho_factor, cho_solve
 
 from tintype.seeds import fold
 from tintype.statistics import NestedFolds, nested_folds
@@ -109,7 +109,9 @@ class RidgeWithout:
         """Return for each image under the mask (N,) whether it is wrong, elsewhere 0."""
         rows = np.flatnonzero(left_out)
         system = np.eye(len(rows)) - self.hat[np.ix_(rows, rows)]
-        off = cho_solve(cho_factor(system, overwrite_a=True), self.residuals[rows])
+        off = scipy.linalg.cho_solve(
+            scipy.linalg.cho_factor(system, overwrite_a=True), self.residuals[rows]
+        )
         answers = (self.wanted[rows] - off + self.mean).argmax(1)
         wrong = np.zeros(len(left_out))
         wrong[rows] = answers != self.targets[rows]

@@ -17,10 +17,9 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import scipy
 import torch
 from numpy.typing import ArrayLike, NDArray
-from scipy.linalg import LinAlgError, cho_factor, cho_solve
-from scipy.special import log_softmax
 from threadpoolctl import threadpool_limits
 
 from tintype.statistics import clustered_interval
@@ -463,13 +462,16 @@ def _solve(centred: NDArray[np.floating], diagonal: Array, wanted: Array) -> Arr
         inner = scaled @ centred.T
         inner[np.diag_indices(num_rows)] += 1
         plain = wanted / diagonal[:, None]
-        return plain - scaled.T @ cho_solve(cho_factor(inner, overwrite_a=True), centred @ plain)
+        return plain - scaled.T @ scipy.linalg.cho_solve(
+            scipy.linalg.cho_factor(inner, overwrite_a=True), centred @ plain
+        )
 
     covariance = centred.T @ centred
     covariance[np.diag_indices(num_features)] += np.maximum(diagonal, 1e-12)
     try:
-        return cho_solve(cho_factor(covariance, overwrite_a=True), wanted)
-    except LinAlgError:  # nearly singular, which single precision cannot tell from singular
+        return scipy.linalg.cho_solve(scipy.linalg.cho_factor(covariance, overwrite_a=True), wanted)
+    except scipy.linalg.LinAlgError:
+        # nearly singular, which single precision cannot tell from singular
         if centred.dtype == np.float64:
             raise
         return _solve(centred.astype(np.float64), diagonal, wanted)
@@ -520,7 +522,7 @@ def ridge_path(
 
 def log_losses(logits: ArrayLike, targets: ArrayLike) -> Array:
     """Return the log loss (N,) of each row."""
-    of_class = log_softmax(np.asarray(logits, np.float64), axis=1)
+    of_class = scipy.special.log_softmax(np.asarray(logits, np.float64), axis=1)
     return -of_class[np.arange(len(of_class)), np.asarray(targets)]
 
 

@@ -9,8 +9,8 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import bdtrc, gammaln, log_softmax
 
 from tintype.statistics import clustered_interval, clusters_of, percent
 from tintype.tasks.task import Evaluation
@@ -71,7 +71,12 @@ def fit_temperature(logits: ArrayLike, targets: ArrayLike) -> Temperature:
 
         def excess(log_t: float) -> float:
             return (
-                float(np.exp(log_softmax(scores / math.exp(log_t), axis=1).max(1)).mean()) - wanted
+                float(
+                    np.exp(
+                        scipy.special.log_softmax(scores / math.exp(log_t), axis=1).max(1)
+                    ).mean()
+                )
+                - wanted
             )
 
         log_t = _root_within(excess, *bounds)
@@ -82,7 +87,11 @@ def fit_temperature(logits: ArrayLike, targets: ArrayLike) -> Temperature:
         return Temperature(math.exp(log_t), reason)
 
     def loss(log_t: float) -> float:
-        return -float(log_softmax(scores / math.exp(log_t), axis=1)[np.arange(n), classes].mean())
+        return -float(
+            scipy.special.log_softmax(scores / math.exp(log_t), axis=1)[
+                np.arange(n), classes
+            ].mean()
+        )
 
     # As a function of log T the loss has one minimum: it is convex in 1 / T.
     found = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-6})
@@ -184,7 +193,11 @@ def _crossing(counts: Sequence[int], p: float, level: float) -> float:
             min(more, math.ceil(more * p + reach)),
         )
         added = np.arange(lowest, highest + 1)
-        logs = gammaln(more + 1) - gammaln(added + 1) - gammaln(more - added + 1)
+        logs = (
+            scipy.special.gammaln(more + 1)
+            - scipy.special.gammaln(added + 1)
+            - scipy.special.gammaln(more - added + 1)
+        )
         shares = np.convolve(
             shares, np.exp(logs + added * math.log(p) + (more - added) * math.log1p(-p))
         )
@@ -203,7 +216,7 @@ def _crossing(counts: Sequence[int], p: float, level: float) -> float:
 def _p_of_at_least(successes: ArrayLike, n: ArrayLike, p: float) -> NDArray[np.float64]:
     """Return the probability of at least so many successes in `n` trials of probability `p`."""
     successes = np.asarray(successes, dtype=np.float64)
-    return np.where(successes <= 0, 1.0, bdtrc(successes - 1, n, p))
+    return np.where(successes <= 0, 1.0, scipy.special.bdtrc(successes - 1, n, p))
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import ndtr
 
 from tintype.statistics import clustered_interval, clusters_of, wilson_interval
 
@@ -529,7 +529,9 @@ def _mean_distance(
     """Return the mean of |X| for normal X (the folded normal distribution)."""
     spread = np.maximum(deviation, 1e-12)
     z = mean / spread
-    return spread * math.sqrt(2 / math.pi) * np.exp(-z * z / 2) + mean * (1 - 2 * ndtr(-z))
+    return spread * math.sqrt(2 / math.pi) * np.exp(-z * z / 2) + mean * (
+        1 - 2 * scipy.special.ndtr(-z)
+    )
 
 
 def _rates(
