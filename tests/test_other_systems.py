@@ -41,7 +41,7 @@ from tintype.errors import UserError
 from tintype.files import bounded, system
 from tintype.files.names import check_name, is_device, last_part, looks_like_path
 from tintype.files.whole import held, write_json
-from tintype.hardware import arithmetic, device
+from tintype.hardware import arithmetic, device, freed
 from tintype.interface.streams import printable
 from tintype.models.parts.weights import read_weights
 from tintype.progress import Bar, Lines, Watcher
@@ -524,7 +524,8 @@ def test_memory_is_held_by_glibc_alone(platform: str, monkeypatch: pytest.Monkey
     monkeypatch.setattr(sys, "platform", platform)
     monkeypatch.setattr(device.ctypes, "CDLL", None)
     assert device.hold_memory().choice == "as the system does"
-    device.release_memory()
+    monkeypatch.setattr(freed.ctypes, "CDLL", None)
+    freed.release_memory()
 
 
 def test_a_machine_without_proc_has_a_processor(monkeypatch: pytest.MonkeyPatch):

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,38 @@ def test_predicting_needs_no_torch(model, finished_run, digit_files, tmp_path):
         assert row["prediction"] == prediction.top1
         assert row["confidence"] == pytest.approx(prediction.confidence, abs=1e-5)
         assert sum(entry["probability"] for entry in row["top"]) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("exported", [True, False])
+def test_a_service_imports_only_what_its_models_need(
+    model, finished_run, digit_files, tmp_path, exported
+):
+    served = model if exported else finished_run.path
+    missing = {"torchvision", "sklearn", "matplotlib", "plotly", "pandas", "sympy", "onnx"}
+    missing |= {"torch", "safetensors"} if exported else set()
+    photo = next((digit_files / "3").iterdir())
+
+    command = [sys.executable, "-c", WITHOUT.format(missing=missing)]
+    with subprocess.Popen(
+        [*command, "serve", str(served), "--port", "0"], stdout=subprocess.PIPE, text=True,
+        encoding="utf-8", cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
+    ) as service:  # fmt: skip
+        try:
+            assert service.stdout is not None
+            lines = iter(service.stdout.readline, "")
+            address = next(line for line in lines if line.startswith("serving at ")).split()[2]
+            asked = urllib.request.Request(
+                f"{address.rstrip('/')}/v1/predict",
+                photo.read_bytes(),
+                {"Content-Type": "image/png"},
+            )
+            with urllib.request.urlopen(asked, timeout=60) as answer:
+                top = json.load(answer)["predictions"][0]["top"]
+        finally:
+            service.terminate()
+
+    assert top[0]["class"] == finished_run.predict(photo).top1
 
 
 def test_the_thresholds_travel_along(model, finished_run):

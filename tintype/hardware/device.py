@@ -166,15 +166,6 @@ def hold_memory() -> Choice:
     )
 
 
-def release_memory() -> None:
-    """Return the freed memory that `hold_memory` keeps to the system.
-
-    No effect if libc is not glibc.
-    """
-    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
-
-
 def choose_compile(
     compile: str, device: torch.device, total_steps: int, *, exact: bool = False
 ) -> tuple[bool, Choice]:

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from pydantic import Field
 
 from tintype.runs.folder import RunFolder
 from tintype.tasks.classify import predict
-from tintype.tasks.classify.analysis.heatmaps import grad_cam, overlaid
 from tintype.tasks.classify.answering import Classifier
-from tintype.tasks.classify.classifier import Classify
-from tintype.tasks.classify.predictor import RunClassifier
 from tintype.tasks.contract.predict import Picture
 from tintype.tasks.contract.prediction import Prediction
 from tintype.tasks.contract.routes import Parameters
 from tintype.tasks.contract.serve import Served, ServedPhotos, png_text, refuse_large
-from tintype.tasks.restoring import load_task_of
+
+if TYPE_CHECKING:
+    from tintype.tasks.classify.classifier import Classify
 
 HEAT_AT_ONCE = 16  # pictures with gradients
 
@@ -31,6 +29,10 @@ def open_run(name: str, run: RunFolder, device: str) -> Served:
     Raises:
         UserError: the run has no finished model, it is broken, or the device is not there.
     """
+    from tintype.tasks.classify.classifier import Classify
+    from tintype.tasks.classify.predictor import RunClassifier
+    from tintype.tasks.restoring import load_task_of
+
     task, description = load_task_of(Classify, run, device)
     return PhotoClassifier(name, description, run, RunClassifier(task, description), task)
 
@@ -140,6 +142,10 @@ class PhotoClassifier(ServedPhotos):
         """Return pictures with heat maps over them; none where the network has no maps."""
         if self.task is None:
             return []
+        import torch
+
+        from tintype.tasks.classify.analysis.heatmaps import grad_cam, overlaid
+
         images = self.task.normalise(torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2))
         found = grad_cam(self.task.networks[self.task.main], images, torch.tensor(classes))
         return (

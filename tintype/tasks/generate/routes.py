@@ -13,7 +13,6 @@ from starlette.responses import Response
 
 from tintype.tasks.contract.routes import Application, Service, json_answer, problems
 from tintype.tasks.contract.serve import png_bytes, png_text
-from tintype.tasks.generate import sampling
 from tintype.tasks.generate.serve import ImageMaker
 
 MOST_GENERATED = 64  # images in one answer
@@ -83,6 +82,8 @@ def add(app: FastAPI, service: Service) -> Mapping[str, Application]:
 
         service.count_images(chosen.name, len(images))
         if asked.format == "png":
+            from tintype.tasks.generate import sampling  # which the model has brought along
+
             columns = min(8, len(images))
             sheet = await service.in_pool(png_bytes, sampling.grid(np.stack(images), columns))
             return Response(sheet, media_type="image/png")

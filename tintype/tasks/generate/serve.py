@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tintype.errors import UserError
 from tintype.runs.folder import RunFolder
 from tintype.tasks.contract.serve import Between, Served
-from tintype.tasks.generate.images import Sampler
-from tintype.tasks.generate.task import Generate
-from tintype.tasks.restoring import load_task_of
+
+if TYPE_CHECKING:
+    from tintype.tasks.generate.images import Sampler
 
 
 def open_run(name: str, run: RunFolder, device: str) -> Served:
@@ -21,8 +21,12 @@ def open_run(name: str, run: RunFolder, device: str) -> Served:
     Raises:
         UserError: the run has no finished model, it is broken, or the device is not there.
     """
+    from tintype.tasks.generate.images import Sampler
+    from tintype.tasks.generate.task import Generate
+    from tintype.tasks.restoring import load_task_of
+
     task, description = load_task_of(Generate, run, device)
-    return ImageMaker(name, description, run, task)
+    return ImageMaker(name, description, run, Sampler(task))
 
 
 def open_exported(name: str, session: Any, about: Mapping[str, Any]) -> Served:
@@ -41,10 +45,10 @@ class ImageMaker(Served):
     kind = "generate"
 
     def __init__(
-        self, name: str, description: dict[str, Any], run: RunFolder, task: Generate
+        self, name: str, description: dict[str, Any], run: RunFolder, sampler: Sampler
     ) -> None:
         super().__init__(name, description, run)
-        self.task, self.sampler = task, Sampler(task)
+        self.sampler, self.task = sampler, sampler.task
 
     def describe(self) -> dict[str, Any]:
         classes = list(self.task.spec.class_names) if self.task.conditional else []

@@ -14,9 +14,6 @@ from tintype.tasks.contract.serve import Served, ServedPhotos, refuse_large
 from tintype.tasks.regress import predict
 from tintype.tasks.regress.answering import NumberPrediction, NumberPredictor
 from tintype.tasks.regress.metrics import in_digits
-from tintype.tasks.regress.predictor import RunRegressor
-from tintype.tasks.regress.regressor import Regress
-from tintype.tasks.restoring import load_task_of
 
 
 def open_run(name: str, run: RunFolder, device: str) -> Served:
@@ -25,6 +22,10 @@ def open_run(name: str, run: RunFolder, device: str) -> Served:
     Raises:
         UserError: the run has no finished model, it is broken, or the device is not there.
     """
+    from tintype.tasks.regress.predictor import RunRegressor
+    from tintype.tasks.regress.regressor import Regress
+    from tintype.tasks.restoring import load_task_of
+
     task, description = load_task_of(Regress, run, device)
     return PhotoNumbers(name, description, run, RunRegressor(task, description))
 

@@ -6,7 +6,7 @@ import io
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -14,10 +14,10 @@ from PIL import Image
 from tintype.errors import UserError
 from tintype.runs.folder import RunFolder
 from tintype.tasks.contract.serve import Between, Served, png_bytes, refuse_large
-from tintype.tasks.restoring import load_task_of
 from tintype.tasks.upscale.pictures import encoded, read_picture
-from tintype.tasks.upscale.task import Upscale
-from tintype.tasks.upscale.upscaler import Upscaler
+
+if TYPE_CHECKING:
+    from tintype.tasks.upscale.upscaler import Upscaler
 
 TILE = 128  # pixels; between two tiles of a large picture, photos are classified
 
@@ -28,8 +28,12 @@ def open_run(name: str, run: RunFolder, device: str) -> Served:
     Raises:
         UserError: the run has no finished model, it is broken, or the device is not there.
     """
+    from tintype.tasks.restoring import load_task_of
+    from tintype.tasks.upscale.task import Upscale
+    from tintype.tasks.upscale.upscaler import Upscaler
+
     task, description = load_task_of(Upscale, run, device)
-    return PhotoEnlarger(name, description, run, task)
+    return PhotoEnlarger(name, description, run, Upscaler(task, tile=TILE))
 
 
 def open_exported(name: str, session: Any, about: Mapping[str, Any]) -> Served:
@@ -51,10 +55,10 @@ class PhotoEnlarger(Served):
     sample_names = r"test-\d+-low\.png"
 
     def __init__(
-        self, name: str, description: dict[str, Any], run: RunFolder, task: Upscale
+        self, name: str, description: dict[str, Any], run: RunFolder, upscaler: Upscaler
     ) -> None:
         super().__init__(name, description, run)
-        self.upscaler = Upscaler(task, tile=TILE)
+        self.upscaler = upscaler
 
     def describe(self) -> dict[str, Any]:
         return {

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-
-import torch
 
 from tintype.tasks.contract.serve import Between
 
@@ -118,7 +117,8 @@ class Compute:
     # ---- in the thread -------------------------------------------------------------------------
 
     def _run(self) -> None:
-        torch.set_num_threads(self.threads)  # OpenMP keeps the number for each thread that calls
+        if torch := sys.modules.get("torch"):  # exported files do without it
+            torch.set_num_threads(self.threads)  # kept for each thread that calls
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._small or self._long or self._stopping)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from tintype.errors import UserError
 from tintype.files import system
+from tintype.hardware.cores import num_cores
 from tintype.interface.calls import public
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def serve(
     from tintype.verbs.serve.service import Settings
 
     with _bound(host, port) as listening:  # before the models are loaded, which takes longer
-        threads = threads or choose_threads()
+        threads = threads or choose_threads(runs)
         settings = Settings(
             latency_ms=latency_ms,
             max_batch=max_batch,
@@ -154,10 +155,12 @@ def _need_extra() -> None:
         ) from None
 
 
-def choose_threads() -> int:
-    """Return how many threads torch computes with: one less than it would take, for HTTP and
-    decoding need a core.
+def choose_threads(runs: Sequence[str | Path]) -> int:
+    """Return how many threads compute: one less than torch would take, for HTTP and decoding need a
+    core. Where all runs are ONNX files, which need no torch, one less than there are cores.
     """
+    if all(Path(run).suffix.lower() == ".onnx" for run in runs):
+        return max(1, num_cores() - 1)
     import torch
 
     return max(1, torch.get_num_threads() - 1)

@@ -14,7 +14,7 @@ import psutil
 from starlette.requests import Request
 
 from tintype.errors import unknown_name
-from tintype.hardware.device import release_memory
+from tintype.hardware.freed import release_memory
 from tintype.tasks.contract.problems import Problem
 from tintype.tasks.contract.serve import Between, Served, ServedPhotos
 from tintype.verbs.serve.batching import Compute, settle
