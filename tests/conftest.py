@@ -31,6 +31,7 @@ import torch
 from PIL import Image
 
 from tintype import api, cli
+from tintype.pages import print_figures
 from tintype.pages.report import write_report
 from tintype.progress import Watcher
 from tintype.recipe import Recipe, build, resolve
@@ -51,6 +52,9 @@ def _written(_: int) -> None:
 
 
 os.fsync = _written
+
+# Most of the time of a page goes into the dots of its figures for print.
+print_figures.DPI = 40
 
 # PyTorch counts no more threads than there are cores unless it is asked.
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))

@@ -29,6 +29,7 @@ import tintype as tt
 from tintype import api, plugins, statistics
 from tintype.data.identity import Identities
 from tintype.errors import UserError
+from tintype.pages import print_figures
 from tintype.pages.drawings import write_drawings
 from tintype.pages.pages import check_replaceable, write_sections
 from tintype.recipe import Recipe, build
@@ -959,8 +960,9 @@ def test_figures_of_a_comparison_are_objects_of_both_libraries(
 
 
 def test_figures_of_a_comparison_lie_beside_its_page(
-    digits: list[Path], say: Any, tmp_path: Path
+    digits: list[Path], say: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(print_figures, "DPI", 200)
     code, output, _ = say("compare", *digits[:2], "--no-latency", "--html", tmp_path / "two.html")
     assert code == 0
     folder = tmp_path / "two-figures"

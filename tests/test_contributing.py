@@ -227,7 +227,9 @@ DRIVER = """
 import contextlib, io, json, sys
 import tintype
 from tintype import api, cli
+from tintype.pages import print_figures
 
+print_figures.DPI = 40  # most of a page's time goes into these dots
 assert tintype.__file__.startswith(sys.argv[1]), tintype.__file__
 said = {}
 for name, arguments in json.loads(sys.argv[2]).items():

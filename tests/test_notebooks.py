@@ -313,21 +313,15 @@ def test_the_notebook_on_studies(execute):
     assert any("dataframe" in table for table in tables)
 
 
-# One of them by default, which is also a notebook on generation; the others take a minute.
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("name", "num_displays", "num_pictures", "words"),
     [
         ("digits_gan", 2, 6, "mnist-dcgan"),
-        *(
-            pytest.param(*each, marks=pytest.mark.exhaustive)
-            for each in (
-                ("fashion_three_depths", 1, 5, "deep cnn"),
-                ("photos_nine_classes", 2, 3, "augmented"),
-                ("garbage_two_by_two", 1, 4, "differs from"),
-                ("pets_x2", 2, 3, "over bicubic"),
-            )
-        ),
+        ("fashion_three_depths", 1, 5, "deep cnn"),
+        ("photos_nine_classes", 2, 3, "augmented"),
+        ("garbage_two_by_two", 1, 4, "differs from"),
+        ("pets_x2", 2, 3, "over bicubic"),
     ],
 )
 def test_the_notebook_of_each_collection(execute, name, num_displays, num_pictures, words):

@@ -68,7 +68,7 @@ def windows(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def files_in_use() -> set[str]:
-    """Return the regular files that this process has open or mapped into memory."""
+    """Return the files that this process has open or mapped into memory, and pipes among them."""
     found = set()
     for descriptor in os.listdir("/proc/self/fd"):
         try:
@@ -77,7 +77,7 @@ def files_in_use() -> set[str]:
             continue
     with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as lines:
         found |= {line.split(maxsplit=5)[-1].strip() for line in lines if "/" in line}
-    return {path for path in found if os.path.isfile(path)}
+    return found
 
 
 @pytest.fixture
@@ -98,7 +98,8 @@ def sharing(monkeypatch: pytest.MonkeyPatch, windows: None) -> list[str]:
             start = os.readlink(f"/proc/self/fd/{folder}") if folder is not None else os.getcwd()
             places = [os.path.realpath(os.path.join(start, os.fsdecode(path))) for path in paths]
             for path in files_in_use():
-                if any(path == place or path.startswith(f"{place}/") for place in places):
+                inside = any(path == place or path.startswith(f"{place}/") for place in places)
+                if inside and os.path.isfile(path):
                     refused.append(f"{name} {path}")
                     raise PermissionError(errno.EACCES, "it is used by another process", path)
             return action(*paths, **options)

@@ -95,7 +95,7 @@ def test_what_is_no_picture_is_refused_with_a_line(finished_run, picture, says):
 
 
 @pytest.mark.slow
-def test_the_quickstart_runs(tmp_path, monkeypatch, capsys):
+def test_the_quickstart_runs(tmp_path, monkeypatch, capsys, short_reports):
     monkeypatch.chdir(tmp_path)
     runpy.run_path(str(EXAMPLES / "quickstart.py"))
     said = capsys.readouterr().out

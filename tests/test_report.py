@@ -475,15 +475,17 @@ def test_figures_hold_the_measured_numbers(original: Path) -> None:
     assert (matrix <= np.array(evaluation["confusion"]["test"])).all()
 
 
-def test_static_figures_lie_beside_the_page(original: Path) -> None:
+def test_static_figures_lie_beside_the_page(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(print_figures, "DPI", 200)
+    write_report(run)
     names = (
         "history", "confusion", "reliability", "predictions", "worst_mistakes", "filters", "map", "risk_coverage",
     )  # fmt: skip
     for name in names:
-        with Image.open(original / "figures" / f"{name}.png") as image:
+        with Image.open(run / "figures" / f"{name}.png") as image:
             image.load()
             assert min(image.size) > 200, name
-    assert len(list((original / "figures").iterdir())) == len(names)
+    assert len(list((run / "figures").iterdir())) == len(names)
 
 
 @pytest.mark.machines

@@ -655,7 +655,7 @@ def test_killed_several_times_in_one_run(options, moments, tmp_path, tt):
         assert process.returncode == -signal.SIGKILL
         arguments = ["--resume", "runs/run"]
     process = start(*arguments, folder=tmp_path)
-    output, errors = process.communicate(timeout=120)
+    output, errors = process.communicate(timeout=280)
     assert process.returncode == 0, errors
     assert "resumed at step" in output
     assert_same_result(never_stopped, run)
@@ -663,12 +663,15 @@ def test_killed_several_times_in_one_run(options, moments, tmp_path, tt):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.exhaustive)],
+)
 def test_signals_end_with_the_usual_code(tmp_path, number, code):
     process = start(*OPTIONS, folder=tmp_path)
     wait_until_step(process, tmp_path / "runs" / "run", 10)
     process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=280)
     assert process.returncode == code
     assert errors.count("\n") == 1
     assert errors.rstrip().endswith("continue with: tintype train --resume runs/run")
