@@ -88,6 +88,33 @@ def test_a_prediction_imports_no_algebra(finished_run, digit_files):
     assert python("-c", script, "predict", str(finished_run.path), str(photo)).returncode == 0
 
 
+def test_training_a_network_of_torchvision_imports_no_compiler(digit_files, tmp_path):
+    """Importing torchvision as it comes imports PyTorch's compiler, which takes two seconds."""
+    script = (
+        "import sys; from tintype.cli import main; main(sys.argv[1:]);"
+        "sys.exit('torch._dynamo' in sys.modules)"
+    )
+    done = python(
+        "-c", script, "train", str(digit_files), "--model", "mobilenet_v2", "--weights", "none",
+        "--steps", "2", "--batch-size", "4", "--image-size", "32", "--out", str(tmp_path),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_compiler_comes_when_an_operation_of_torchvision_asks_for_it():
+    script = (
+        "import sys, torch\n"
+        "from tintype.hardware.vision import torchvision\n"
+        "assert 'torch._dynamo' not in sys.modules\n"
+        "asked = torchvision.ops.roi_align.__globals__['is_compile_supported']\n"
+        "from torch._dynamo.utils import is_compile_supported\n"
+        "assert asked('cpu') == is_compile_supported('cpu')\n"
+        "assert torch.compile(torch.neg, backend='eager')(torch.ones(1)) == -1"
+    )
+    done = python("-c", script)
+    assert done.returncode == 0, done.stderr
+
+
 def test_as_a_module_and_as_a_shell_completes():
     done = python("-m", "tintype", "--version")
     assert (done.returncode, done.stdout) == (0, f"tintype {tintype.__version__}\n")

@@ -145,7 +145,7 @@ def build(spec: DataSpec, name: str, dropout: float | None = None) -> nn.Module:
     Raises:
         ValueError: the network cannot take the images, or has no dropout.
     """
-    import torchvision
+    from tintype.hardware.vision import torchvision
 
     options = _size_options(spec, name)
     if dropout is not None:
@@ -209,7 +209,7 @@ def _linear_head(num_classes: int, dropout: nn.Module) -> nn.Sequential:
 
 def describe(name: str) -> str:
     """Return the line of `tintype list models`, by what torchvision says of the weights."""
-    import torchvision
+    from tintype.hardware.vision import torchvision
 
     weights = torchvision.models.get_model_weights(name)["DEFAULT"]
     size = weights.transforms().crop_size[0]
@@ -226,7 +226,7 @@ def describe(name: str) -> str:
 
 def listing() -> dict[str, str]:
     """Return what NAMES should hold with the torchvision that is installed."""
-    import torchvision
+    from tintype.hardware.vision import torchvision
 
     return {
         name: describe(name) for name in torchvision.models.list_models(module=torchvision.models)

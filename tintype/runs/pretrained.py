@@ -482,9 +482,9 @@ def _model_that_fits(tensors: dict[str, Tensor]) -> str | None:
 
 def _entries(name: str) -> dict[str, Any]:
     """Return all weights that torchvision knows for a model, "default" among them."""
-    from torchvision.models import get_model_weights
+    from tintype.hardware.vision import torchvision
 
-    known = get_model_weights(name)
+    known = torchvision.models.get_model_weights(name)
     return {"default": known["DEFAULT"], **{entry.name: entry for entry in known}}
 
 

@@ -21,8 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torchvision import datasets
-from torchvision.datasets import utils as torchvision_utils
 
 from tintype.data.cache import cache_folder, remove_abandoned
 from tintype.data.decode import Resize
@@ -31,6 +29,7 @@ from tintype.data.source import Images
 from tintype.data.targets import Classes
 from tintype.errors import UserError
 from tintype.files.system import rename
+from tintype.hardware.vision import torchvision
 from tintype.progress import Progress
 
 NAMES = {
@@ -131,7 +130,7 @@ def fetch_pets(progress: Progress | None = None) -> Path:
         # The files of both splits come at once; a list of names tells them apart.
         _download(
             "oxford-pets",
-            lambda root: datasets.OxfordIIITPet(root, download=True),
+            lambda root: torchvision.datasets.OxfordIIITPet(root, download=True),
             store,
             progress,
             at_hand="photos",
@@ -141,14 +140,16 @@ def fetch_pets(progress: Progress | None = None) -> Path:
 
 def _describe(name: str) -> _Set:
     idx = {
-        "mnist": datasets.MNIST,
-        "fashion-mnist": datasets.FashionMNIST,
-        "kmnist": datasets.KMNIST,
+        "mnist": torchvision.datasets.MNIST,
+        "fashion-mnist": torchvision.datasets.FashionMNIST,
+        "kmnist": torchvision.datasets.KMNIST,
     }
     if name in idx:
         return _idx_set(idx[name])
     if name in ("cifar10", "cifar100"):
-        return _cifar_set(datasets.CIFAR10 if name == "cifar10" else datasets.CIFAR100)
+        return _cifar_set(
+            torchvision.datasets.CIFAR10 if name == "cifar10" else torchvision.datasets.CIFAR100
+        )
     return {"emnist": _emnist, "svhn": _svhn, "stl10": _stl10}[name]()
 
 
@@ -253,7 +254,7 @@ def _idx_file(path: Path, num_dimensions: int) -> np.ndarray:
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
 
 
-def _idx_set(kind: type[datasets.MNIST]) -> _Set:
+def _idx_set(kind: type[torchvision.datasets.MNIST]) -> _Set:
     return _Set(
         inner=f"{kind.__name__}/raw",
         marker="train-images-idx3-ubyte",
@@ -273,20 +274,20 @@ def _emnist() -> _Set:
             split: (pixels.transpose(0, 2, 1, 3), targets)
             for split, (pixels, targets) in splits.items()
         }
-        return upright, datasets.EMNIST.classes_split_dict["balanced"]
+        return upright, torchvision.datasets.EMNIST.classes_split_dict["balanced"]
 
     return _Set(
         inner="EMNIST/raw",
         marker="emnist-balanced-train-images-idx3-ubyte",
         read=read,
-        download=lambda root: datasets.EMNIST(root, split="balanced", download=True),
+        download=lambda root: torchvision.datasets.EMNIST(root, split="balanced", download=True),
         classes=47,
         size=28,
         channels=1,
     )
 
 
-def _cifar_set(kind: type[datasets.CIFAR10]) -> _Set:
+def _cifar_set(kind: type[torchvision.datasets.CIFAR10]) -> _Set:
     def read(root: Path) -> Content:
         with warnings.catch_warnings():  # NumPy, on the age of the pickles
             warnings.simplefilter("ignore")
@@ -301,7 +302,7 @@ def _cifar_set(kind: type[datasets.CIFAR10]) -> _Set:
         marker=kind.train_list[0][0],
         read=read,
         download=lambda root: kind(root, download=True),
-        classes=100 if kind is datasets.CIFAR100 else 10,
+        classes=100 if kind is torchvision.datasets.CIFAR100 else 10,
         size=32,
         channels=3,
     )
@@ -309,24 +310,24 @@ def _cifar_set(kind: type[datasets.CIFAR10]) -> _Set:
 
 def _svhn() -> _Set:
     def read(root: Path) -> Content:
-        parts = {split: datasets.SVHN(root, split=split) for split in ("train", "test")}
+        parts = {split: torchvision.datasets.SVHN(root, split=split) for split in ("train", "test")}
         return {
             split: (part.data.transpose(0, 2, 3, 1), part.labels) for split, part in parts.items()
         }, "0123456789"
 
     def download(root: Path) -> None:
         for split in ("train", "test"):
-            datasets.SVHN(root, split=split, download=True)
+            torchvision.datasets.SVHN(root, split=split, download=True)
 
     return _Set("", "train_32x32.mat", read, download, classes=10, size=32, channels=3)
 
 
 def _stl10() -> _Set:
-    class Labelled(datasets.STL10):
+    class Labelled(torchvision.datasets.STL10):
         """The set without its unlabelled images, which need not be there."""
 
         train_list = [  # noqa: RUF012
-            entry for entry in datasets.STL10.train_list if "unlabeled" not in entry[0]
+            entry for entry in torchvision.datasets.STL10.train_list if "unlabeled" not in entry[0]
         ]
 
     def read(root: Path) -> Content:
@@ -436,15 +437,15 @@ def _progress_into(progress: Progress | None, what: str) -> Iterator[None]:
             if progress:
                 progress(what, self.done, max(self.total, self.done))
 
-    own_bar = getattr(torchvision_utils, "tqdm", None)
+    own_bar = getattr(torchvision.datasets.utils, "tqdm", None)
     if own_bar is None:
         yield
         return
-    setattr(torchvision_utils, "tqdm", Bar)  # noqa: B010 (not part of the declared interface)
+    setattr(torchvision.datasets.utils, "tqdm", Bar)  # noqa: B010 (not part of the declared interface)
     try:
         yield
     finally:
-        setattr(torchvision_utils, "tqdm", own_bar)  # noqa: B010
+        setattr(torchvision.datasets.utils, "tqdm", own_bar)  # noqa: B010
 
 
 @contextlib.contextmanager

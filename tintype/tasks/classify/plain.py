@@ -51,7 +51,7 @@ def _shapes(library: str, name: str, count: int) -> dict[str, tuple[int, ...]] |
 
                 network = timm.create_model(name, num_classes=count)
             else:
-                import torchvision
+                from tintype.hardware.vision import torchvision
 
                 options = {"aux_logits": False} if name in ("googlenet", "inception_v3") else {}
                 network = torchvision.models.get_model(

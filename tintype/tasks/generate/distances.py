@@ -266,11 +266,12 @@ def _of_run(path: Path, device: torch.device) -> FeatureNetwork:
 def _of_weights(path: Path, device: torch.device) -> FeatureNetwork:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
-    from torchvision.models import get_model, list_models
+
+    from tintype.hardware.vision import torchvision
 
     if path.stem in PACKAGES:
         return _of_package(path.stem, str(path), device)
-    if path.stem not in list_models():
+    if path.stem not in torchvision.models.list_models():
         raise UserError(
             f"features: {path.name} is not named as a network of torchvision, as "
             "mobilenet_v2.safetensors is."
@@ -278,7 +279,7 @@ def _of_weights(path: Path, device: torch.device) -> FeatureNetwork:
     try:
         tensors = load_file(path)
         with torch.random.fork_rng(devices=[]):
-            network = get_model(path.stem, weights=None)
+            network = torchvision.models.get_model(path.stem, weights=None)
         network.load_state_dict(tensors)
     except (OSError, SafetensorError, RuntimeError) as error:
         line = str(error).split("\n")[0]

@@ -72,7 +72,7 @@ class PerceptualLoss(nn.Module):
         self, name: str = "vgg16", weights: str = "default", layers: Sequence[str] | None = None
     ) -> None:
         super().__init__()
-        from torchvision.models.feature_extraction import create_feature_extractor
+        from tintype.hardware.vision import feature_extraction
 
         if not is_backbone(name):
             raise UserError(
@@ -91,7 +91,7 @@ class PerceptualLoss(nn.Module):
         # What a layer computes inside is none of its business, and may not be traceable.
         layers_alone = [type(m) for m in network.modules() if next(m.children(), None) is None]
         try:
-            self.network = create_feature_extractor(
+            self.network = feature_extraction.create_feature_extractor(
                 network.eval(), chosen, tracer_kwargs={"leaf_modules": layers_alone}
             )
         except ValueError as error:
