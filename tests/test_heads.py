@@ -15,6 +15,7 @@ from sklearn.preprocessing import StandardScaler
 from tintype.tasks.heads import (
     NEVER,
     RIDGES,
+    STAGED,
     Rows,
     discriminant,
     fit_head,
@@ -118,6 +119,56 @@ def test_figures_out_of_fold_are_those_of_an_independent_computation(digits):
     assert fitted.nested.log_loss == pytest.approx(
         log_losses(fitted.out_of_fold, classes).mean(), rel=1e-9
     )
+
+
+def of_two_stages(num_rows, seed=0):
+    """Return features (N, 60) and classes: 20 tell the class, 40 of another size are noise."""
+    generator = np.random.default_rng(seed)
+    classes = generator.integers(3, size=num_rows)
+    centres = np.eye(3).repeat(7, 1)[:, :20]
+    telling = 1.2 * centres[classes] + generator.normal(size=(num_rows, 20))
+    return np.hstack([telling, 30 * generator.normal(size=(num_rows, 40))]), classes
+
+
+def test_a_stage_that_tells_nothing_hardly_counts():
+    features, classes = of_two_stages(150)
+    unseen, right = of_two_stages(20_000, seed=1)
+    together, apart = (fit_head(features, classes, 3, stages=each) for each in [(), (20, 40)])
+
+    assert apart.chosen == STAGED
+    by_both, by_stages = (log_losses(each.head.logits(unseen), right) for each in [together, apart])
+    gain = by_both - by_stages
+    assert gain.mean() > 3 * gain.std() / np.sqrt(len(gain))
+    # scikit-learn's, fitted to the stage that does tell, is the most that could be had of it
+    known = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
+    known.fit(features[:, :20], classes)
+    at_most = (known.predict(unseen[:, :20]) == right).mean()
+    assert (apart.head.logits(unseen).argmax(1) == right).mean() == pytest.approx(at_most, abs=0.03)
+
+
+def test_the_sum_of_stages_is_made_of_the_heads_of_scikit_learn():
+    features, classes = of_two_stages(150)
+    fitted = fit_head(features, classes, 3, stages=(20, 40))
+    rows = Rows(features, classes, 3)
+    (found,) = [each for each in fitted.candidates if each.name == STAGED]
+    strength = float(found.setting.removeprefix("C = "))
+
+    parts = [LogisticRegression(C=strength, tol=1e-10, max_iter=20_000).fit(rows.x, classes)]
+    parts = [parts[0].decision_function(rows.x)]
+    for columns in (slice(None), slice(20), slice(20, None)):
+        known = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
+        parts.append(known.fit(rows.x[:, columns], classes).decision_function(rows.x[:, columns]))
+    wanted = centred(fitted.head.logits(features)).ravel()
+    basis = np.stack([centred(each).ravel() for each in parts], 1)
+    factors, *_ = np.linalg.lstsq(basis, wanted)
+
+    np.testing.assert_allclose(basis @ factors, wanted, atol=0.01 * np.abs(wanted).max())
+    assert (factors > -0.01).all()
+
+
+def test_stages_that_are_not_the_features_are_refused(digits):
+    with pytest.raises(ValueError, match="are not 128 features together"):
+        fit_head(*digits, 10, stages=(100, 20))
 
 
 def test_rows_without_their_labels_are_answered_at_chance():

@@ -142,7 +142,7 @@ class EfficientNetLite(nn.Module):
 
         self.blocks = nn.Sequential()
         channels = STEM_WIDTH
-        pooled = 0
+        pooled: list[int] = []
         for number, stage in enumerate(STAGES):
             ends = number in (0, len(STAGES) - 1)
             depth = stage.depth if ends else math.ceil(stage.depth * size.depth)
@@ -155,15 +155,19 @@ class EfficientNetLite(nn.Module):
                 blocks.append(make(channels, width, stage.kernel, stride))
                 channels = width
             self.blocks.append(blocks)
-            pooled += width if number in self.also_pooled else 0
+            if number in self.also_pooled:
+                pooled.append(width)
 
         self.conv_head = nn.Conv2d(channels, HEAD_WIDTH, 1, bias=False)
         self.bn2 = _norm(HEAD_WIDTH)
         self.act2 = nn.ReLU6(inplace=True)
         self.global_pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
         self.dropout = nn.Dropout(size.dropout)
-        num_features = (pooled + HEAD_WIDTH) * max(1, len(self.looks))
-        self.classifier = nn.Linear(num_features, num_classes)
+        # Of what the head sees, in its order: heads may be fitted to each by itself. The last maps
+        # are apart, since they alone were trained to tell ImageNet's classes.
+        of_look = (sum(pooled), HEAD_WIDTH) if pooled else (HEAD_WIDTH,)
+        self.features_of_stages = of_look * max(1, len(self.looks))
+        self.classifier = nn.Linear(sum(self.features_of_stages), num_classes)
         self._draw_weights()
 
     def forward(self, images: Tensor) -> Tensor:

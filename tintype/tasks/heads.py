@@ -8,12 +8,13 @@ is one plain linear layer.
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -58,8 +59,9 @@ LOGISTIC = "logistic regression"
 DISCRIMINANT = "linear discriminant"
 RIDGE = "ridge regression"
 BOTH = "logistic regression and discriminant"
+STAGED = "logistic regression and discriminants of each stage"
 # From simple to less so: of those that are as good, the first is chosen.
-SIMPLEST_FIRST = (LOGISTIC, DISCRIMINANT, RIDGE, BOTH)
+SIMPLEST_FIRST = (LOGISTIC, DISCRIMINANT, RIDGE, BOTH, STAGED)
 
 
 @dataclass(frozen=True)
@@ -162,6 +164,7 @@ def fit_head(
     weights: ArrayLike | None = None,
     clean: int | None = None,
     label_smoothing: float = 0.0,
+    stages: Sequence[int] = (),
     num_folds: int = NUM_FOLDS,
     fold_of: ArrayLike | None = None,
     strict: bool = False,
@@ -171,8 +174,10 @@ def fit_head(
     """Return the linear head that cross-validation chooses, fitted to all rows.
 
     Candidates are logistic regression with an L2 penalty, linear discriminant analysis with a
-    shrunk covariance, ridge regression, and the sum of the first two. Each is calibrated by one
-    factor on out-of-fold logits (a sum by two). The measure is the log loss; of the candidates
+    shrunk covariance, ridge regression, and the sum of the first two; where the features are those
+    of several stages of a network, also the sum of these two and of a discriminant of each stage.
+    Each is calibrated by one factor on out-of-fold logits (a sum by one for each part, so that a
+    stage which tells nothing is left out). The measure is the log loss; of the candidates
     within one standard error of the best, the simplest is taken (the error is that of the paired
     difference).
 
@@ -185,6 +190,8 @@ def fit_head(
         clean: how many of the first views are averaged where a head answers; by default all. The
             others are augmented copies, for fitting alone.
         label_smoothing: of the targets of logistic regression.
+        stages: how many of the features, in their order, each stage of a network brings; they add
+            up to F.
         num_folds: at the most; never more than there are groups.
         fold_of: (N,) the fold of each row, where it is given.
         strict: what answers a fold was also chosen and calibrated by heads that never saw it: they
@@ -194,20 +201,24 @@ def fit_head(
         progress: called as progress(what, done, total).
 
     Raises:
-        ValueError: there are no rows that count, or more than `fits_in` allows.
+        ValueError: there are no rows that count, or more than `fits_in` allows, or the stages do
+            not add up.
     """
     of_views = np.asarray(features, np.float64)
     if of_views.ndim == 2:
         of_views = of_views[:, None]
     if not fits_in(of_views.shape[0] * of_views.shape[1], of_views.shape[2]):
         raise ValueError(f"features of shape {of_views.shape} are too many for an exact head")
+    if stages and sum(stages) != of_views.shape[2]:
+        raise ValueError(f"stages {list(stages)} are not {of_views.shape[2]} features together")
 
     table = _Table.of(of_views, targets, num_classes, weights, clean, label_smoothing)
     if fold_of is None:
         numbers = stratified_folds(table.targets, groups, num_folds, seed)
     else:
         numbers = np.unique(np.asarray(fold_of), return_inverse=True)[1].astype(np.int64)
-    trial = _Trial(table, numbers, _group_numbers(groups, len(numbers)), strict, progress)
+    of_groups = _group_numbers(groups, len(numbers))
+    trial = _Trial(table, numbers, of_groups, _slices(stages), strict, progress)
     return trial.result()
 
 
@@ -250,6 +261,17 @@ def _group_numbers(groups: Sequence[str] | ArrayLike | None, num_rows: int) -> I
     names = np.asarray(groups)
     units = [name or f"\0{row}" for row, name in enumerate(names.astype(str).tolist())]
     return np.unique(units, return_inverse=True)[1].astype(np.int64)
+
+
+def _slices(stages: Sequence[int]) -> dict[str, slice]:
+    """Return the place of each stage's features by the name of its discriminant; none of one."""
+    if len(stages) < 2:
+        return {}
+    ends = np.cumsum([0, *stages]).tolist()
+    return {
+        f"{DISCRIMINANT} of stage {number}": slice(*place)
+        for number, place in enumerate(itertools.pairwise(ends), 1)
+    }
 
 
 class Rows:
@@ -300,8 +322,17 @@ class Rows:
         part = copy.copy(self)
         part._take(self.present[self.targets[kept]], self.weights[kept])
         part.whole = (self, kept)
-        part.axes = self.axes
-        for name in ("x", "along", "one_hot"):
+        for name in ("x", "axes", "along", "one_hot"):
+            part.__dict__.pop(name, None)
+        return part
+
+    def of_features(self, columns: slice) -> Rows:
+        """Return the same rows with some of their features, in the same units."""
+        part = copy.copy(self)
+        part.x = self.x[:, columns]
+        part.mean, part.scale = self.mean[columns], self.scale[columns]
+        part.whole = None
+        for name in ("axes", "along"):
             part.__dict__.pop(name, None)
         return part
 
@@ -319,7 +350,9 @@ class Rows:
 
     @cached_property
     def axes(self) -> tuple[Array, Array]:
-        """The principal axes (F, R) of the rows, and the variance (R,) along each."""
+        """The principal axes (F, R) of all rows, and the variance (R,) along each."""
+        if self.whole is not None:
+            return self.whole[0].axes
         scaled = self.x * np.sqrt(self.shares)[:, None]
         rows, columns = scaled.shape
         if rows < columns:
@@ -635,6 +668,7 @@ class _Trial:
         table: _Table,
         fold_of: Integers,
         groups: Integers,
+        stages: Mapping[str, slice],
         strict: bool,
         progress: Callable[[str, int, int], None] | None,
     ) -> None:
@@ -642,6 +676,7 @@ class _Trial:
         self.fold_of = fold_of
         self.num_folds = int(fold_of.max()) + 1
         self.groups = groups
+        self.stages = stages
         self.progress = progress
         self.notes: list[str] = []
 
@@ -679,7 +714,7 @@ class _Trial:
         num_classes = len(np.unique(self.table.targets))
         size = f"{num_rows:,} rows of {num_features:,} features in {num_classes:,} classes"
 
-        kinds = [DISCRIMINANT, RIDGE]
+        kinds = [DISCRIMINANT, RIDGE, *self.stages]
         if num_rows * num_features * num_classes <= MOST_TERMS:
             return [LOGISTIC, *kinds]
         self.notes.append(f"{LOGISTIC} is left out: {size} would take minutes")
@@ -691,17 +726,33 @@ class _Trial:
         rows = self.rows.some(kept)
         smoothing = self.table.label_smoothing
 
-        def discriminants() -> Iterator[LinearHead]:
-            yield discriminant(self.rows.some(kept))  # whose copy of the features is gone after it
+        def discriminants(columns: slice) -> Iterator[LinearHead]:
+            # Whose copy of the features is gone after it.
+            yield self._discriminant(self.rows.of_features(columns).some(kept), columns)
 
         paths = {
             LOGISTIC: lambda: logistic_path(
                 rows, PATH, label_smoothing=smoothing, converged=COMPARED
             ),
-            DISCRIMINANT: discriminants,
             RIDGE: lambda: ridge_path(rows, RIDGES, converged=COMPARED),
+            **{
+                kind: partial(discriminants, columns)
+                for kind, columns in self._discriminants.items()
+            },
         }
         return {kind: paths[kind]() for kind in kinds}
+
+    @property
+    def _discriminants(self) -> dict[str, slice]:
+        """The features of each discriminant by its name: all of them, and those of each stage."""
+        return {DISCRIMINANT: slice(None), **self.stages}
+
+    def _discriminant(self, rows: Rows, columns: slice) -> LinearHead:
+        """Return the discriminant of rows of some of the features, as a head for all of them."""
+        of_some = discriminant(rows)
+        weight = np.zeros((len(of_some.weight), self.table.answered.shape[1]))
+        weight[:, columns] = of_some.weight
+        return LinearHead(weight, of_some.bias)
 
     def _answer(self, kinds: Sequence[str], threads: Executor) -> None:
         """Find the logits of each kind and setting, each row's by a head that never saw its fold.
@@ -718,7 +769,7 @@ class _Trial:
                     kept = ~np.isin(self.fold_of, list(without))
                     paths[without] = self._paths(kinds, kept[self.which])
 
-        grids = {LOGISTIC: PATH, DISCRIMINANT: (0.0,), RIDGE: RIDGES}
+        grids = {LOGISTIC: PATH, RIDGE: RIDGES} | dict.fromkeys(self._discriminants, (0.0,))
         total = sum(len(grids[kind]) for kind in kinds)
         for number, kind in enumerate(kinds):
             going = tables
@@ -828,10 +879,14 @@ class _Trial:
             ]
             found[kind] = tried[self._simplest(tried, families, rows)]
 
-        if LOGISTIC in found and DISCRIMINANT in found:
-            parts = found[LOGISTIC].parts + found[DISCRIMINANT].parts
-            logits = tuple(families[kind][value] for kind, value in parts)
-            found[BOTH] = _Setting(BOTH, parts, self._calibrated(logits, rows)[0])
+        sums: dict[str, tuple[str, ...]] = {BOTH: (LOGISTIC, DISCRIMINANT)}
+        if self.stages:
+            sums[STAGED] = (LOGISTIC, *self._discriminants)
+        for name, kinds in sums.items():
+            if all(kind in found for kind in kinds):
+                parts = tuple(part for kind in kinds for part in found[kind].parts)
+                logits = tuple(families[kind][value] for kind, value in parts)
+                found[name] = _Setting(name, parts, self._calibrated(logits, rows)[0])
         return [found[name] for name in SIMPLEST_FIRST if name in found]
 
     @staticmethod
@@ -922,8 +977,13 @@ class _Trial:
         smoothing = self.table.label_smoothing
         fits = {
             LOGISTIC: lambda c: next(logistic_path(rows, [c], label_smoothing=smoothing)),
-            DISCRIMINANT: lambda _: discriminant(rows),
             RIDGE: lambda penalty: next(ridge_path(rows, [penalty])),
+            **{
+                kind: lambda _, columns=columns: self._discriminant(
+                    rows.of_features(columns), columns
+                )
+                for kind, columns in self._discriminants.items()
+            },
         }
         with _single_threads():
             heads = [fits[kind](value) for kind, value in setting.parts]

@@ -47,6 +47,14 @@ class Parts:
     stages: list[list[str]]
 
     @property
+    def features_of_stages(self) -> tuple[int, ...]:
+        """How many of the features each stage brings that the head sees, in their order; empty
+        where the network does not say so.
+        """
+        said = tuple(getattr(self.network, "features_of_stages", ()))
+        return said if sum(said) == self.num_features else ()
+
+    @property
     def head(self) -> nn.Module:
         """The head: a linear layer, or what has replaced it since."""
         return self.network.get_submodule(self.head_name)

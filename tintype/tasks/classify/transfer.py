@@ -462,6 +462,7 @@ class ExactHead(Transfer):
             weights=self._weights(parts),
             clean=self._num_clean,
             label_smoothing=self.label_smoothing,
+            stages=self.parts.features_of_stages,
             fold_of=folds,
             strict=folds is not None,
             seed=self.seed,
@@ -659,6 +660,7 @@ class FineTune(Transfer):
             self.spec.num_classes,
             groups=[self.groups.get(name, "") for name in train.names],
             weights=weights.numpy(),
+            stages=self.parts.features_of_stages,
             seed=self.seed,
         )
 
