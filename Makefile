@@ -1,28 +1,28 @@
 # make demo   a trained classifier, honest figures and a report, on a fresh machine
-# make test   set up what the tests need, and pass them; a subset again as two other processors would run it
+# make test   set up what the tests need, and pass them; a subset again as two other processors would run it,
+#             and those of a wheel where the repository cannot be seen
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# pip would compile 20,000 files on one core; some cannot be, such as templates.
+# pip would compile 20,000 files on one core; some cannot be, such as templates, and tests of others nobody imports.
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -q --no-compile
-COMPILE := $(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
+COMPILE := $(BIN)/python -m compileall -qq -j 0 -x /tests/ $(VENV)/lib || true
 # Each process computes on one thread (tests/conftest.py).
 # Each takes a half of the files and helps the other at the end, so that what the tests of a file
 # share is made once.
 PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal
 
-.PHONY: demo test test-fast test-all test-machines test-sse test-lowest wheel bench check format browser image clean
+.PHONY: demo test test-fast test-all test-machines test-sse test-avx2 test-lowest wheel bench check format browser image clean
 
 demo: $(VENV)/installed
 	$(BIN)/tintype train digits
 
-# Installing waits for the network, the types and the first machine take one core each, and the
-# second takes all of them.
+# Installing waits for the network. What follows the tests takes one core each, for most of its time;
+# the longest comes first.
 test:
 	$(MAKE) --jobs 2 $(VENV)/installed-dev browser
 	$(PYTEST)
-	$(MAKE) --jobs 2 check test-sse
-	$(BIN)/python tests/machines.py avx2
+	$(MAKE) --jobs 2 test-avx2 check test-sse wheel
 
 test-fast: $(VENV)/installed-dev
 	$(PYTEST) -m "not slow and not exhaustive"
@@ -34,8 +34,8 @@ test-all: $(VENV)/installed-dev check
 test-machines: $(VENV)/installed-dev
 	$(BIN)/python tests/machines.py $(COMBINATIONS)
 
-test-sse: $(VENV)/installed-dev
-	$(BIN)/python tests/machines.py sse
+test-sse test-avx2: $(VENV)/installed-dev
+	$(BIN)/python tests/machines.py $(@:test-%=%)
 
 # The same tests with the lowest versions that pyproject.toml allows, in an environment of its own (6 GB).
 test-lowest:
