@@ -167,8 +167,9 @@ def test_the_sum_of_stages_is_made_of_the_heads_of_scikit_learn():
 
 
 def test_stages_that_are_not_the_features_are_refused(digits):
+    features, classes = digits
     with pytest.raises(ValueError, match="are not 128 features together"):
-        fit_head(*digits, 10, stages=(100, 20))
+        fit_head(features, classes, 10, stages=(100, 20))
 
 
 def test_rows_without_their_labels_are_answered_at_chance():

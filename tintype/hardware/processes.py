@@ -342,8 +342,8 @@ def _store(rank: int, size: int, wait: timedelta) -> Any:
 
 
 # torchrun keeps its place for names when it restarts the processes, with all that those before have
-# left there. So process 0 gives the meeting a new name, and whoever comes asks for it by a name that
-# is new as well.
+# left there. So process 0 gives the meeting a new name, and whoever comes asks for it by a name
+# that is new as well.
 
 
 def _led_meeting(place: Any, size: int) -> str:

@@ -441,7 +441,8 @@ def _progress_into(progress: Progress | None, what: str) -> Iterator[None]:
     if own_bar is None:
         yield
         return
-    setattr(torchvision.datasets.utils, "tqdm", Bar)  # noqa: B010 (not part of the declared interface)
+    # Not part of the declared interface.
+    setattr(torchvision.datasets.utils, "tqdm", Bar)  # noqa: B010
     try:
         yield
     finally:
