@@ -77,12 +77,13 @@ def train(
             that of a column.
         sample_weight: for images in memory, the weight of each in the loss, or a column; a CSV file
             has a column of that name.
-        out: folder in which the run folder is made.
+        out: folder in which the run folder is made, or an address that it is uploaded to, such as
+            "s3://bucket/runs"; the run folder then is in runs/.
         name: name of the run folder; must be new. By default that of the recipe, with a number
             where it is taken.
-        resume: a run folder to go on with; everything else is then read from its recipe. Only
-            `data` and `data_root` may be given as well, where the same photos now are somewhere
-            else, or were given in memory.
+        resume: a run folder, or its address, to go on with; everything else is then read from its
+            recipe. Only `data` and `data_root` may be given as well, where the same photos now are
+            somewhere else, or were given in memory.
         watcher: is shown the progress; by default a bar on a terminal, a curve in a notebook,
             lines elsewhere.
         watchers: your own, one or several: functions `(step, epoch, figures)` that are called at
@@ -146,7 +147,7 @@ def load(folder: str | Path | RunFolder, *, trust: Any = None) -> Run:
     No code in it is executed: the weights are safetensors, the rest is JSON, YAML and CSV.
 
     Args:
-        folder: of the run.
+        folder: of the run, or its address, of which a copy in the cache is read.
         trust: your own code that the run was trained with: a file (`"my_net.py"`), a class or a
             module. It has to have the same text as then; the folder keeps a copy in code/.
 

@@ -28,7 +28,7 @@ Json = Annotated[
     bool,
     typer.Option("--json", help="Print a single JSON object on standard output and nothing else."),
 ]
-Run = Annotated[Path, typer.Argument(help="Run folder.")]
+Run = Annotated[Path, typer.Argument(help="Run folder, or its address.")]
 DataRoot = Annotated[
     str | None, typer.Option(help="Folder that already holds the files of the data set.")
 ]
@@ -56,7 +56,9 @@ Threads = Annotated[
     ),
 ]
 Port = Annotated[int, typer.Option(help="Port to listen on; 0 picks a free one.")]
-RunsFolder = Annotated[Path, typer.Option(help="Folder that holds the run folders.")]
+RunsFolder = Annotated[
+    Path, typer.Option(help="Folder that holds the run folders, or an address: s3://bucket/runs.")
+]
 Device = Annotated[str, typer.Option(help="Device to compute on: auto, cpu, cuda, cuda:1 or mps.")]
 
 

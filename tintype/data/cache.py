@@ -213,6 +213,7 @@ def clear_cache(*, downloads: bool = False) -> int:
         FEATURES,
         "contents",
         "shards",
+        "remote",
         *(("datasets", "weights") if downloads else ()),
     ):
         folder = cache_folder() / name

@@ -17,6 +17,7 @@ from tintype.data.cache import cache_folder
 from tintype.errors import UserError, unknown_name
 from tintype.files.bounded import is_temporary, refuse_link_out
 from tintype.files.yaml_files import parse_yaml
+from tintype.runs import remote
 from tintype.runs.folder import RunFolder, called
 from tintype.runs.ranking import criterion_of
 
@@ -40,7 +41,7 @@ def list_runs(
     That is name, state, data, model and figures; no weights are read.
 
     Args:
-        folder: holds the run folders.
+        folder: holds the run folders; also an address.
         sort: a field or figure; numbers the largest first, texts in the order of letters. By
             default the newest first.
         where: conditions such as "task=classify" or "test_accuracy>0.9"; a run must fulfil all of
@@ -53,6 +54,8 @@ def list_runs(
     conditions = [_condition(text) for text in where]
     named = [name for name, _, _ in conditions] + ([sort] if sort else [])
 
+    if address := remote.address_of(folder):
+        folder = remote.runs_here(address, READ)
     found = list(_described(Path(folder)))
     for name in named:
         if found and not any(name in facts for _, facts in found):

@@ -26,7 +26,7 @@ from tintype.files.system import rename, why
 from tintype.files.whole import held, write_json, written_whole
 from tintype.plugins import find_part
 from tintype.recipe import MOST_THREADS, Recipe, read_recipe
-from tintype.runs import code
+from tintype.runs import code, remote
 from tintype.runs.packed import is_packed, unpacked
 from tintype.runs.shapes import check, fitting
 
@@ -69,7 +69,13 @@ class RunFolder:
     Files: recipe.yaml, environment.json, data.json, splits.csv, status.json, metrics.csv,
     predictions.csv, evaluation.json, photos.safetensors, model.json + model.safetensors,
     checkpoints/, samples/, figures/, report.html; with code of the user's own code.json and code/.
+
+    Attributes:
+        path: the folder.
+        mirror: what uploads it while it is trained, see `tintype.runs.remote`.
     """
+
+    mirror: remote.Mirror | None = None
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -152,12 +158,14 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: str | Path) -> Self:
-        """Open a run folder, or a zip file of `tintype pack`, which is unpacked into the cache.
+        """Open a run folder, or a copy in the cache of a zip file of `tintype pack` or an address.
 
         Raises:
             UserError: there is no such folder, it is not a run folder, or something in it leads out
                 of it.
         """
+        if address := remote.address_of(path):
+            path = remote.here(address)
         run = cls(unpacked(Path(path)) if is_packed(path) else path)
         if not run.path.is_dir():
             raise UserError(

@@ -689,6 +689,8 @@ class Engine:
         self.history.save()
         save_checkpoint(self.run.path / "checkpoints", self.step, self._state())
         self.run.set_status("running", step=self.step, seconds=round(self.seconds, 3))
+        if self.run.mirror is not None:
+            self.run.mirror.after_checkpoint()
 
     def _state(self) -> dict[str, Any]:
         """Return what a checkpoint holds."""

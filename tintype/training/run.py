@@ -29,7 +29,7 @@ from tintype.pages.report import write_report
 from tintype.plugins import data_sets, hidden
 from tintype.progress import Watcher
 from tintype.recipe import ALIASES, KIND_OF, Recipe, as_new_run, resolve, with_folds
-from tintype.runs import code
+from tintype.runs import code, remote
 from tintype.runs.folder import RunFolder
 from tintype.runs.model import save_model
 from tintype.tasks.contract.own_data import target_of
@@ -158,7 +158,7 @@ def train(
     Args:
         what: as for `plan`.
         watcher: is shown the progress.
-        out: the folder that the run folder is made in.
+        out: the folder that the run folder is made in, or an address that it is uploaded to.
         command: how to repeat the run, for the report.
         name: of the run folder, which must be new; by default that of `what`.
         verbose: as for `plan`.
@@ -192,9 +192,11 @@ def _begun(
 ) -> RunFolder:
     """Begin a new run, and train it to its end."""
     _refuse_taken(out, name)  # at once, not after the data was read
-    prepared = plan(what, watcher, verbose=verbose, **changes)
-    chosen = name or _default_name(what)
-    run = RunFolder.create(out, chosen, exact=name is not None, recipe=prepared.recipe)
+    with remote.claimed(out, lambda: name or _default_name(what), exact=name is not None) as claim:
+        prepared = plan(what, watcher, verbose=verbose, **changes)
+        chosen = claim.name or name or _default_name(what)
+        run = RunFolder.create(claim.folder, chosen, exact=claim.exact, recipe=prepared.recipe)
+        claim.keep(run.path)
     note_launcher(run, command)
     memory.write_down(run.path, prepared.recipe.data, target_of(prepared.recipe))
     _to_the_end(run, prepared, watcher, watchers, command)
@@ -202,8 +204,8 @@ def _begun(
 
 
 def _refuse_taken(out: str | Path, name: str | None) -> None:
-    """Refuse the name of a run that was begun."""
-    if name is not None:
+    """Refuse the name of a run that was begun; at an address `remote.claimed` does."""
+    if name is not None and remote.address_of(out) is None:
         RunFolder.remove_unstarted(Path(out) / name)
         RunFolder.refuse_taken(Path(out) / name)
 
@@ -240,9 +242,12 @@ def _resumed(
     command: str,
     moved: dict[str, Any],
 ) -> RunFolder:
+    if address := remote.address_of(path):
+        path = remote.taken_here(address)
     run = RunFolder.open(path)
     if run.status.get("state") == "finished":
-        _leave_finished(run, watcher, moved)
+        with remote.mirrored(run, watcher.note):
+            _leave_finished(run, watcher, moved)
         return run
 
     if (run.path / "environment.json").exists():
@@ -309,6 +314,7 @@ def _to_the_end(
         interruptible(run.path),
         watched(run.path, watcher, watchers) as watcher,
         tracked(run, prepared.recipe, watcher) as watcher,
+        remote.mirrored(run, watcher.note),
     ):
         train_run(run, prepared, watcher, command)
         _report(run, watcher)

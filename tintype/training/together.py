@@ -26,6 +26,7 @@ from tintype.plugins import find
 from tintype.progress import Watcher
 from tintype.recipe import Recipe, build
 from tintype.runs.folder import RunFolder
+from tintype.runs.remote import FOLDER, address_of
 from tintype.training.prepare import Prepared, prepare
 from tintype.version import __version__
 
@@ -168,7 +169,8 @@ def of_launcher(out: str | Path, command: str) -> Path | None:
     launch = _launch()
     if launch is None:
         return None
-    for file in sorted(Path(out).glob(f"*/{FILE}")):
+    folder = FOLDER if address_of(out) else Path(out)
+    for file in sorted(folder.glob(f"*/{FILE}")):
         with suppress(OSError, ValueError):
             noted: Any = json.loads(file.read_text(encoding="utf-8"))
             state = RunFolder(file.parent).status.get("state")

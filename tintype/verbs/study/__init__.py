@@ -24,6 +24,7 @@ from tintype.plugins import study_names
 from tintype.progress import Watcher, display_for, silence
 from tintype.runs.folder import RunFolder
 from tintype.runs.ranking import ranking_part
+from tintype.runs.remote import refuse_address
 from tintype.training.run import plan as plan_run
 from tintype.training.signals import interruptible
 from tintype.verbs.run import Run
@@ -239,6 +240,7 @@ def study(
     """
     watcher = display_for(watcher, verbose)
     _, changes = given(None, changes, resumed=True)
+    refuse_address(out, "a study")
     if join:
         stated = {"seeds": seeds, "weights": weights, **changes}
         path, declaration = _begun(what, Path(out), name, stated)

@@ -26,6 +26,7 @@ from tintype.progress import Watcher, display_for, duration, silence
 from tintype.recipe import Recipe, parse_duration, resolve
 from tintype.runs.folder import RunFolder
 from tintype.runs.ranking import ranking_part
+from tintype.runs.remote import refuse_address
 from tintype.seeds import fold
 from tintype.training.run import plan as prepare_run
 from tintype.training.signals import interruptible
@@ -98,6 +99,7 @@ def tune(
         Interrupted: stopped by a signal; the same call goes on.
     """
     watcher = display_for(watcher, verbose)
+    refuse_address(out, "a tuning")
     with silence(verbose):
         how = _How(trials, time, storage, seeds, prune, workers, join)
         return _tune(what, how, Path(out), name, watcher, changes)
