@@ -29,7 +29,8 @@ from tintype.tasks.classify.calibration import abstain_threshold, fit_temperatur
 from tintype.tasks.classify.metrics import calibration_errors
 from tintype.tasks.classify.verdict import ClassCounts, fit_verdict, is_settled
 from tintype.tasks.folds import nested_of_features
-from tintype.tasks.heads import LinearHead, Rows, discriminant, stratified_folds
+from tintype.tasks.heads import stratified_folds
+from tintype.tasks.linear_heads import LinearHead, Rows, discriminant
 
 
 def effects(tries: int) -> None:

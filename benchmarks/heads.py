@@ -41,7 +41,8 @@ from tintype.data.targets import Classes
 from tintype.models import build_model
 from tintype.runs.pretrained import load_pretrained
 from tintype.tasks.frozen import FrozenBackbone
-from tintype.tasks.heads import fit_head, log_losses
+from tintype.tasks.heads import fit_head
+from tintype.tasks.linear_heads import log_losses
 
 NUM_TEST = 1000
 A_CLASS = {"cifar10": 40, "mnist": 100}

@@ -39,7 +39,8 @@ from tintype.runs.folder import RunFolder
 from tintype.statistics import folds_interval, wilson_interval
 from tintype.tasks import heads
 from tintype.tasks.folds import RidgeWithout, nested_of_features
-from tintype.tasks.heads import Rows, discriminant, fit_head
+from tintype.tasks.heads import fit_head
+from tintype.tasks.linear_heads import Rows, discriminant
 from tintype.verbs.compare import compare
 from tintype.verbs.study import study
 from tintype.verbs.tune import tune

@@ -12,17 +12,15 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from tintype.tasks.heads import (
+from tintype.tasks.heads import STAGED, fit_head, stratified_folds
+from tintype.tasks.linear_heads import (
     NEVER,
     RIDGES,
-    STAGED,
     Rows,
     discriminant,
-    fit_head,
     log_losses,
     logistic_path,
     ridge_path,
-    stratified_folds,
 )
 
 pytestmark = pytest.mark.usefixtures("short_pages")

@@ -16,7 +16,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import softmax
 from threadpoolctl import threadpool_limits
 
-from tintype.tasks.heads import Rows, discriminant, log_losses
+from tintype.tasks.linear_heads import Rows, discriminant, log_losses
 
 FOLDS = 5
 # images that the head of a fold learns from; more add time and little else
