@@ -326,6 +326,23 @@ def test_train_for_people_says_figures_verdict_and_where_the_report_lies(tt):
     assert tt("evaluate", "runs/digits-ann", "--split", "val")[0] == 0
 
 
+def test_the_figures_are_shown_before_the_report_is_made(tt, monkeypatch):
+    def interrupted(folder):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("tintype.training.run.write_report", interrupted)
+        code, output, _ = tt(*TINY, "--name", "run")
+    assert code == 130
+    assert "95 % interval" in output
+    assert "report.html" not in output
+
+    for _ in range(2):  # what was left to do, and nothing
+        code, output, _ = tt("train", "--resume", "runs/run")
+        assert code == 0
+        assert output.count("95 % interval") == output.count("report.html") == 1
+
+
 def test_no_figure_is_cut_where_a_line_has_80_characters():
     from rich.console import Console
 

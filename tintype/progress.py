@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -57,7 +58,13 @@ class Watcher:
 
     A progress bar or a tracker overrides the methods it needs. Watchers of the user's own need no
     base class, see `tintype.interface.watching`.
+
+    Attributes:
+        show_result: shows the figures of a run folder, in place of the note where its report lies;
+            called once they are known, since the report takes a while.
     """
+
+    show_result: Callable[[Path], None] | None = None
 
     def on_start(self, start: Start) -> None: ...
 

@@ -178,6 +178,8 @@ def train(
         sys.exit(launch(processes, arguments))
 
     watcher = make_watcher(to_stderr=as_json)
+    if not as_json:
+        watcher.show_result = _print_result
     command = shlex.join(["tintype", *arguments])
 
     if dry_run and resume:
@@ -206,8 +208,8 @@ def train(
 
     if as_json:
         print(json.dumps(run.result(), indent=1))
-    else:
-        _print_result(run)
+    elif run.is_measured:
+        print(f"report  {run.path / 'report.html'}")
 
 
 def _named(what: list[str]) -> str | None:
@@ -230,13 +232,15 @@ def _number(text: str | None) -> float | str | None:
         return text  # refused by the recipe, unless it is a word that it knows
 
 
-def _print_result(run: Any) -> None:
+def _print_result(folder: Path) -> None:
     from rich.console import Console
 
     from tintype.runs.folder import called
     from tintype.runs.summary import result_table, verdict_line
+    from tintype.verbs.run import Run
 
     console = Console(highlight=False)
+    run = Run(folder)
     if not run.is_measured:
         console.print(f"model   {run.path}, not measured (measure: none)", soft_wrap=True)
         return
@@ -244,7 +248,6 @@ def _print_result(run: Any) -> None:
     evaluation = run.read("evaluation.json")
     console.print(result_table(run.recipe.task, run.metrics, called=called(evaluation)))
     console.print(verdict_line(evaluation), markup=False)
-    console.print(f"report  {run.path / 'report.html'}", markup=False, soft_wrap=True)
 
 
 @app.command(rich_help_panel=MAKE)

@@ -25,7 +25,6 @@ from tintype.hardware.arithmetic import choose_threads, computing
 from tintype.hardware.device import Choice
 from tintype.hardware.processes import ProcessLost, current, joined
 from tintype.interface.watching import OneWatcher, watched
-from tintype.pages.report import write_report
 from tintype.plugins import data_sets, hidden
 from tintype.progress import Watcher
 from tintype.recipe import ALIASES, KIND_OF, Recipe, as_new_run, resolve, with_folds
@@ -284,7 +283,9 @@ def _leave_finished(run: RunFolder, watcher: Watcher, moved: dict[str, Any]) -> 
         watcher.note(f"warning: --{key.replace('_', '-')} changes nothing of a finished run")
 
     if not (run.path / "report.html").exists():  # stopped while it was written
-        _report(run, watcher)
+        _show_and_report(run, watcher)
+    elif watcher.show_result is not None:
+        watcher.show_result(run.path)
 
 
 @contextmanager
@@ -312,18 +313,30 @@ def _to_the_end(
     watcher.note(f"run: {run.path}")
     with (
         interruptible(run.path),
-        watched(run.path, watcher, watchers) as watcher,
-        tracked(run, prepared.recipe, watcher) as watcher,
-        remote.mirrored(run, watcher.note),
+        watched(run.path, watcher, watchers) as follower,
+        tracked(run, prepared.recipe, follower) as follower,
+        remote.mirrored(run, follower.note),
     ):
-        train_run(run, prepared, watcher, command)
-        _report(run, watcher)
+        train_run(run, prepared, follower, command)
+        _show_and_report(run, watcher)
 
 
-def _report(run: RunFolder, watcher: Watcher) -> None:
-    """Write the report of a run that was measured."""
-    if run.is_measured:
-        watcher.note(f"report: {write_report(run.path)}")
+def _show_and_report(run: RunFolder, watcher: Watcher) -> None:
+    """Show the figures of a run, and write its report if it was measured."""
+    if watcher.show_result is not None:
+        watcher.show_result(run.path)
+    if not run.is_measured:
+        return
+    page = write_report(run.path)
+    if watcher.show_result is None:
+        watcher.note(f"report: {page}")
+
+
+def write_report(folder: Path) -> Path:
+    """Write the report of a run, see `tintype.pages.report`."""
+    from tintype.pages import report  # late: with the libraries for figures it takes a second
+
+    return report.write_report(folder)
 
 
 def train_run(run: RunFolder, prepared: Prepared, watcher: Watcher, command: str) -> None:
