@@ -294,6 +294,30 @@ def test_processes_that_were_restarted_meet_again(tmp_path):
     assert place.num_keys() > 4
 
 
+def test_a_launch_that_was_restarted_goes_on_with_its_run(recipes, tmp_path, monkeypatch):
+    monkeypatch.setattr("tintype.training.engine.CHECKPOINT_SECONDS", 0.0)
+    step = Engine._train_step
+
+    def killed(engine: Engine, *arguments: Any) -> Any:
+        if engine.step == 2 and engine.group.rank == 1:
+            os._exit(9)
+        return step(engine, *arguments)
+
+    def work(rank: int) -> str:
+        run = api.train(recipes["resident numbers"], out=tmp_path, watcher=Watcher(), command="it")
+        return run.path.name
+
+    monkeypatch.setattr(Engine, "_train_step", killed)
+    said = in_processes(2, work, TORCHELASTIC_RUN_ID="job1")[0]
+    assert said.startswith("ProcessLost: one of the 2 processes of this run was killed")
+    monkeypatch.setattr(Engine, "_train_step", step)
+
+    again = {"TORCHELASTIC_RUN_ID": "job1", "TORCHELASTIC_RESTART_COUNT": "1"}
+    assert in_processes(2, work, **again) == ["digits"] * 2
+    assert in_processes(2, work, **again) == ["digits"] * 2, "it was killed while it ended"
+    assert in_processes(2, work, TORCHELASTIC_RUN_ID="job1") == ["digits-2"] * 2, "launched anew"
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

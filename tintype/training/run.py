@@ -172,7 +172,7 @@ def train(
         if followed is not None:
             return followed
         if again := of_launcher(out, command):
-            run = resume(again, watcher, command=command, watchers=watchers)
+            run = _resumed(again, watcher, watchers, command, {})
         else:
             run = _begun(what, watcher, watchers, command, out, name, verbose=verbose, **changes)
         return run
@@ -244,6 +244,7 @@ def _resumed(
     if address := remote.address_of(path):
         path = remote.taken_here(address)
     run = RunFolder.open(path)
+    current().folder = run.path
     if run.status.get("state") == "finished":
         with remote.mirrored(run, watcher.note):
             _leave_finished(run, watcher, moved)
@@ -298,7 +299,7 @@ def led(arguments: str) -> Iterator[RunFolder | None]:
     with joined(arguments) as group:
         if group.is_first:
             yield None
-            group.from_first(None)  # nothing more is to be trained
+            group.from_first(str(group.folder))  # nothing more is to be trained
         else:
             yield follow(group, train_run)
 

@@ -98,21 +98,20 @@ def announce(run: RunFolder, prepared: Prepared, command: str) -> None:
         UserError: another process has other images or another program.
     """
     group = current()
-    group.folder = run.path
+    group.folder = group.folder or run.path  # that of a fold belongs to another
     if group.size == 1 or prepared.recipe.options.without_steps:
         return
     if group.is_first:
         fields = prepared.recipe.model_dump(mode="json")
-        group.from_first([str(run.path), fields, command])
+        group.from_first([fields, command])
     _refuse_unequal(group, prepared)
 
 
 def follow(group: Group, train_run: TrainRun) -> RunFolder:
-    """Train along with process 0 until nothing is left to do; return the last run."""
-    folder = ""
-    job: list[Any] | None = None  # process 0 has it
-    while (job := group.from_first(job)) is not None:
-        folder, fields, command = job
+    """Train along with process 0 until nothing is left to do; return its run."""
+    job: list[Any] | str = ""  # process 0 has it
+    while not isinstance(job := group.from_first(job), str):
+        fields, command = job
         approve_task(fields["task"])
         recipe = build(fields, where="process 0")
         own_code.approve(reference for _, reference in recipe.own_code())
@@ -120,7 +119,7 @@ def follow(group: Group, train_run: TrainRun) -> RunFolder:
         with tempfile.TemporaryDirectory(prefix="tintype-follows-") as scratch:
             run = RunFolder.create(scratch, "run", exact=True, recipe=recipe)
             train_run(run, prepared, Watcher(), command)
-    return RunFolder(folder)
+    return RunFolder(job)
 
 
 def approve_task(task: Any) -> None:
@@ -165,15 +164,22 @@ def note_launcher(run: RunFolder, command: str) -> None:
 
 
 def of_launcher(out: str | Path, command: str) -> Path | None:
-    """Return the unfinished run of this launch, which torchrun has restarted."""
+    """Return the run of this launch, which torchrun has restarted.
+
+    A finished one may be that of an earlier launch of the same name, unless torchrun says that it
+    has restarted this process.
+    """
     launch = _launch()
     if launch is None:
         return None
+    restarted = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
     folder = FOLDER if address_of(out) else Path(out)
     for file in sorted(folder.glob(f"*/{FILE}")):
         with suppress(OSError, ValueError):
             noted: Any = json.loads(file.read_text(encoding="utf-8"))
             state = RunFolder(file.parent).status.get("state")
-            if noted == {"launch": launch, "command": command} and state != "finished":
+            if noted == {"launch": launch, "command": command} and (
+                restarted or state != "finished"
+            ):
                 return file.parent
     return None
