@@ -205,6 +205,7 @@ class Engine:
         self.watcher = watcher
         self.device = device
         self.lr = float(recipe.lr)  # auto was resolved before
+        self.own = " and ".join(f"{field} {name_of(code)}" for field, code in recipe.own_code())
         self.read_seconds = READ_SECONDS[device.type]
         if checkpoint_seconds is None:
             checkpoint_seconds = CHECKPOINT_SECONDS
@@ -475,9 +476,7 @@ class Engine:
 
     def _named(self) -> AbstractContextManager[None]:
         """Say of an error in the block that it may be one of the user's own code, if there is."""
-        own = self.recipe.own_code()
-        named = " and ".join(f"{field} {name_of(reference)}" for field, reference in own)
-        return running(f"training with {named}") if own else nullcontext()
+        return running(f"training with {self.own}") if self.own else nullcontext()
 
     def _hold_still_all_but(self, name: str) -> None:
         """Let gradients reach the weights of one network only, which saves those of the others."""
