@@ -133,7 +133,8 @@ def refuse_processes(
         UserError: a mistake that can be mended; the message says how.
     """
     if resume is not None:
-        with_parts(RunFolder.open(resume).recipe, {"parts"}, count)
+        if not remote.address_of(resume):  # what is there is looked at when it was fetched
+            with_parts(RunFolder.open(resume).recipe, {"parts"}, count)
         return
     _refuse_taken(out, name)
     base, _ = _named(what, changes)
