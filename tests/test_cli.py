@@ -10,6 +10,7 @@ import pkgutil
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -509,6 +510,19 @@ def test_doctor_finds_this_machine_well(tt):
     } <= set(findings["facts"])
     assert code == (1 if findings["problems"] else 0)
     assert tt("doctor")[0] == code
+
+
+def test_doctor_tells_of_ray(tt, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert "ray" in json.loads(tt("doctor", "--json")[1])["facts"]
+
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # and does not listen
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{nobody.getsockname()[1]}")
+        code, output, _ = tt("doctor", "--json")
+    problems = json.loads(output)["problems"]
+    assert code == 1
+    assert any("RAY_ADDRESS" in problem for problem in problems)
 
 
 def test_doctor_explains_a_torchvision_built_otherwise(tt, monkeypatch):

@@ -10,6 +10,7 @@ import os
 import platform
 import random
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -601,6 +602,24 @@ def test_without_ray_there_is_one_clear_line(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+def test_ray_that_cannot_be_reached_or_is_another_is_said_in_a_line(tmp_path, monkeypatch):
+    def refuse(**_: Any) -> None:
+        raise RuntimeError("Version mismatch:\nThe cluster was started with Ray: 1.0")
+
+    fake = SimpleNamespace(is_initialized=lambda: False, init=refuse)
+    monkeypatch.setitem(sys.modules, "ray", fake)
+    with pytest.raises(UserError, match=r"Version mismatch: .* same version") as error:
+        study(GRID, out=tmp_path, on="ray", watcher=Watcher())
+    assert "\n" not in str(error.value)
+
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # and does not listen
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{nobody.getsockname()[1]}")
+        with pytest.raises(UserError, match=r"cannot reach Ray at RAY_ADDRESS=127") as error:
+            study(GRID, out=tmp_path, on="ray", watcher=Watcher())
+        assert "\n" not in str(error.value)
+
+
 def test_a_worker_of_ray_that_dies_is_begun_again(finished, tmp_path):
     """Two workers of a local Ray, of which one is killed."""
     ray: Any = pytest.importorskip("ray")

@@ -48,6 +48,7 @@ def examine() -> Findings:
             found.problems.append(f"{name} is not installed. Type: pip install {name}")
     _torch(found)
     _torchvision(found)
+    _ray(found)
     _machine(found)
     return found
 
@@ -88,6 +89,33 @@ def _exchange(torch: Any) -> str:
     there = [name for name in ("gloo", "nccl") if getattr(distributed, f"is_{name}_available")()]
     cards = torch.cuda.device_count()
     return f"exchange by {' and '.join(there) or 'nothing'}; {cards} GPU{'' if cards == 1 else 's'}"
+
+
+def _ray(found: Findings) -> None:
+    """Say whether a study could be trained by Ray, which nothing else needs."""
+    from tintype.hardware.cluster import cluster_address, no_answer
+
+    address = cluster_address()
+    try:
+        found.facts["ray"] = metadata.version("ray")
+    except metadata.PackageNotFoundError:
+        found.facts["ray"] = "not installed; only `tintype study --on ray` needs it"
+        if address:
+            found.problems.append(
+                f"RAY_ADDRESS is {address}, but Ray is not installed. "
+                "Type: pip install 'tintype[cluster]'"
+            )
+        return
+
+    if address is None:
+        found.facts["ray"] += ", started on this machine (no RAY_ADDRESS)"
+    elif reason := no_answer(address):
+        found.problems.append(
+            f"Ray's cluster at RAY_ADDRESS={address} cannot be reached ({reason}). "
+            "Start it there (ray start --head), or unset RAY_ADDRESS."
+        )
+    else:
+        found.facts["ray"] += f", {address} answers"
 
 
 def _torchvision(found: Findings) -> None:

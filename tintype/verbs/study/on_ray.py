@@ -6,11 +6,13 @@ from the last checkpoint. The folder of the study has to be seen by all machines
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from tintype.errors import UserError
+from tintype.hardware.cluster import cluster_address, no_answer
 from tintype.interface.spelling import on_the_command_line
 from tintype.progress import Watcher
 from tintype.verbs.study.declaration import PlannedRun
@@ -81,8 +83,14 @@ def _connected() -> Iterator[Any]:
         yield ray
         return
 
+    address = cluster_address()
+    if address and (reason := no_answer(address)):  # Ray itself would try for minutes
+        raise UserError(
+            f"cannot reach Ray at RAY_ADDRESS={address} ({reason}). "
+            "Start it there (ray start --head), or unset RAY_ADDRESS to use this machine."
+        )
     try:
-        ray.init(log_to_driver=False, logging_level="ERROR", include_dashboard=False)
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
     except Exception as error:  # unreachable, of another version, or refused
         line = " ".join(str(error).split())[:200]
         raise UserError(
