@@ -36,7 +36,7 @@ from tintype.files import system
 from tintype.files.bounded import is_temporary, remove_folder, temporary_folder
 from tintype.files.bounded import remove_abandoned as remove_temporary
 from tintype.files.whole import format_bytes
-from tintype.hardware.device import num_cores
+from tintype.hardware.cores import num_cores
 from tintype.progress import Progress
 
 VERSION = 1  # raise it when decoding changes what a file gives

@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 
 from tintype.data.source import Images
-from tintype.hardware.device import num_cores
+from tintype.hardware.cores import num_cores
 
 SIDE = 32  # of the grey values that are compared
 LOW = 8  # frequencies in each direction that make the hash

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from tintype.hardware.device import num_cores
+from tintype.hardware.cores import num_cores
 
 CONTRAST = 10 / 255**2  # added to the variance of a patch, so that flat ones stay flat
 NUM_FILTERS = 128

@@ -13,7 +13,7 @@ from torch import Tensor
 from tintype.data.decode import Shape, Unreadable, decode_each
 from tintype.data.shards.fetching import RANGE_SHARE, ShardFiles
 from tintype.errors import UserError
-from tintype.hardware.device import num_cores
+from tintype.hardware.cores import num_cores
 
 MOST_AHEAD_BYTES = 256 << 20  # of decoded images that wait for their batch
 LEAST_AHEAD = 64  # images, however large

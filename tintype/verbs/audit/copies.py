@@ -22,7 +22,7 @@ from tintype.data.cache import cached_pixels
 from tintype.data.duplicates import joined
 from tintype.data.sets.folder import read_each
 from tintype.errors import UserError
-from tintype.hardware.device import num_cores
+from tintype.hardware.cores import num_cores
 from tintype.models.efficientnet_lite import HEAD_WIDTH
 from tintype.progress import Progress
 from tintype.runs.packaged_weights import PACKAGES
