@@ -187,7 +187,7 @@ def serve_plainly(run: Path, port: int) -> None:
     from tintype.verbs.serve.loading import load
     from tintype.verbs.serve.server import choose_threads
 
-    torch.set_num_threads(choose_threads())
+    torch.set_num_threads(choose_threads([run]))
     model, app = load("plain", run), FastAPI()
     assert isinstance(model, PhotoClassifier)
 
