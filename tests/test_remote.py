@@ -97,6 +97,17 @@ def test_an_address_is_known_as_text_and_as_path(text: object, address: str | No
     assert remote.address_of(text) == address
 
 
+@pytest.mark.parametrize("text", ["memory://", "s3:/", "file:///"])
+def test_an_address_that_names_no_place_is_refused(text: str, tt, tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, _, said = tt(*TINY, "--out", text)
+
+    scheme = text.partition(":")[0]
+    assert code == 2
+    assert f"{scheme}:// names no place" in " ".join(said.split())
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_run_is_read_by_its_address(tt, bucket: str, tmp_path: Path, monkeypatch):
     assert tt(*TINY, "--out", bucket)[0] == 0
     first = files_of(tmp_path / "runs" / "digits")

@@ -39,8 +39,8 @@ SHARE = 0.1  # of the time of a training that uploads take, at most
 TRIES = 3  # to read a run whose files are replaced meanwhile
 MOST_BYTES = 10_000_000  # of a manifest
 
-# A Path has lost one slash of an address.
-_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", re.DOTALL)
+# A Path has lost one slash of an address, and both where nothing follows them.
+_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(?:/+(.*))?", re.DOTALL)
 _NUMBER = re.compile(r"(\d{6,})\.json")
 _AT = re.compile(r"\d{6,}-[0-9a-f]+")
 
@@ -48,10 +48,20 @@ Files = dict[str, dict[str, Any]]  # by path: at (the upload), bytes and sha256
 
 
 def address_of(path: object) -> str | None:
-    """Return the address that a text or a Path is, without a slash at its end; None of a path."""
+    """Return the address that a text or a Path is, without a slash at its end; None of a path.
+
+    Raises:
+        UserError: it says how the place is reached, and not which.
+    """
     found = _ADDRESS.fullmatch(str(path))
     if found is None:
         return None
+    if not (found[2] or "").strip("/"):
+        if Path(str(path)).exists():
+            return None
+        raise UserError(
+            f"{found[1]}:// names no place. Expected an address such as {found[1]}://bucket/runs"
+        )
     slashes = ":///" if found[1] in ("file", "local") else "://"
     return f"{found[1]}{slashes}{found[2]}".rstrip("/")
 
@@ -289,7 +299,7 @@ class Mirror:
 
     Args:
         folder: of the run.
-        note: is told what went wrong and is tried again.
+        note: called with what went wrong and is tried again.
     """
 
     def __init__(self, folder: Path, note: Callable[[str], None]) -> None:
