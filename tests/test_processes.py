@@ -331,7 +331,7 @@ def test_a_launch_that_was_restarted_goes_on_with_its_run(recipes, tmp_path, mon
     ],
 )
 def test_nothing_is_started_that_cannot_be(tt, monkeypatch, options, message):
-    monkeypatch.setattr("tintype.hardware.launching.launch", None)
+    monkeypatch.setattr("tintype.training.run.launch", None)
     Path("runs/taken").mkdir(parents=True)
     Path("runs/taken/recipe.yaml").touch()
     code, _, said = tt("train", "digits", *options)
@@ -340,7 +340,7 @@ def test_nothing_is_started_that_cannot_be(tt, monkeypatch, options, message):
 
 
 def test_a_run_that_goes_on_is_refused_before_it_starts(tt, monkeypatch, finished_run):
-    monkeypatch.setattr("tintype.hardware.launching.launch", None)
+    monkeypatch.setattr("tintype.training.run.launch", None)
     code, _, said = tt("train", "--resume", finished_run.path, "--processes", "2")
     assert code == 2
     assert "2 processes cannot share parts: 1 equally" in said

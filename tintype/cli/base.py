@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -79,6 +79,18 @@ Trust = Annotated[
         help="Allow the code in this file, which the run or model needs (may be repeated).",
     ),
 ]
+
+
+def fields(assignments: list[str] | None, **named: Any) -> dict[str, Any]:
+    """Return the fields of a recipe that were given by options or by --set, which wins.
+
+    Raises:
+        UserError: one of `assignments` is not KEY=VALUE.
+    """
+    from tintype.recipe import parse_assignments
+
+    given = {name: value for name, value in named.items() if value is not None}
+    return given | parse_assignments(assignments or [])
 
 
 def _version(show: bool) -> None:

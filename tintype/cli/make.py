@@ -6,7 +6,7 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -23,10 +23,14 @@ from tintype.cli.base import (
     Trust,
     Weights,
     app,
+    fields,
 )
 from tintype.errors import UserError
 from tintype.files.shard_names import ENDINGS, as_pattern
-from tintype.hardware.processes import are_asked_for, refuse_count, silence_others
+from tintype.hardware.processes import number_to_start, silence_others
+
+if TYPE_CHECKING:
+    from tintype.progress import Watcher
 
 
 @app.command(rich_help_panel=MAKE)
@@ -149,67 +153,67 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train a model, measure it honestly, and write a report."""
-    from tintype import api
     from tintype.progress import make_watcher
-    from tintype.recipe import parse_assignments
 
-    given: dict[str, Any] = {
-        "data": data, "data_root": data_root, "test_fraction": _number(test), "folds": folds,
-        "groups": groups,
-        "task": task, "model": model, "epochs": epochs, "steps": steps, "batch_size": batch_size,
-        "lr": _number(lr), "weights": weights, "tune": tune, "time": time, "image_size": image_size,
-        "augment": augment, "loss": loss, "optimizer": optimizer, "metrics": metrics,
-        "seed": seed, "device": device, "precision": precision, "track": track, "threads": threads,
-        "cache_size": cache_size,
-    }  # fmt: skip
     named = _named(what or [])
-    changes = {key: value for key, value in given.items() if value is not None}
-    changes.update(parse_assignments(set_ or []))
-
+    changes = fields(
+        set_,
+        data=data, data_root=data_root, test_fraction=_number(test), folds=folds, groups=groups,
+        task=task, model=model, epochs=epochs, steps=steps, batch_size=batch_size, lr=_number(lr),
+        weights=weights, tune=tune, time=time, image_size=image_size, augment=augment, loss=loss,
+        optimizer=optimizer, metrics=metrics, seed=seed, device=device, precision=precision,
+        track=track, threads=threads, cache_size=cache_size,
+    )  # fmt: skip
     arguments = context.obj or sys.argv[1:]
-    silence_others()
-    if processes is not None:
-        refuse_count(processes)
-    if processes and processes > 1 and not are_asked_for() and not dry_run:
-        from tintype.hardware.launching import launch
-        from tintype.training.run import refuse_processes
+    place: dict[str, Any] = {"out": out, "name": name, "resume": resume}
 
-        refuse_processes(processes, named or "digits", out=out, name=name, resume=resume, **changes)
-        sys.exit(launch(processes, arguments))
+    silence_others()
+    num_to_start = number_to_start(processes)
+    if num_to_start and not dry_run:
+        from tintype.training.run import train_by_processes
+
+        sys.exit(train_by_processes(num_to_start, arguments, named or "digits", **place, **changes))
 
     watcher = make_watcher(to_stderr=as_json)
+    if dry_run:
+        _print_plan(named, resume, watcher, changes, verbose=verbose, as_json=as_json)
+        return
+
+    from tintype import api
+
     if not as_json:
         watcher.show_result = _print_result
     command = shlex.join(["tintype", *arguments])
-
-    if dry_run and resume:
-        raise UserError(
-            "--dry-run and --resume cannot be combined: a resumed run keeps its own settings, "
-            "which its recipe.yaml shows."
-        )
-    if dry_run:
-        prepared = api.plan(named or "digits", watcher=watcher, verbose=verbose, **changes)
-        if as_json:
-            print(json.dumps(prepared.summary(), indent=1))
-        else:
-            print(prepared.recipe.to_yaml(), end="")
-        return
-
-    run = api.train(
-        named,
-        out=out,
-        name=name,
-        resume=resume,
-        watcher=watcher,
-        verbose=verbose,
-        command=command,
-        **changes,
-    )
+    run = api.train(named, watcher=watcher, verbose=verbose, command=command, **place, **changes)
 
     if as_json:
         print(json.dumps(run.result(), indent=1))
     elif run.is_measured:
         print(f"report  {run.path / 'report.html'}")
+
+
+def _print_plan(
+    named: str | None,
+    resume: Path | None,
+    watcher: Watcher,
+    changes: dict[str, Any],
+    *,
+    verbose: bool,
+    as_json: bool,
+) -> None:
+    """Print the recipe of a run that is only planned, or as JSON what it comes to."""
+    from tintype import api
+
+    if resume:
+        raise UserError(
+            "--dry-run and --resume cannot be combined: a resumed run keeps its own settings, "
+            "which its recipe.yaml shows."
+        )
+    prepared = api.plan(named or "digits", watcher=watcher, verbose=verbose, **changes)
+    if as_json:
+        print(json.dumps(prepared.summary(), indent=1))
+    else:
+        print(prepared.recipe.to_yaml(), end="")
 
 
 def _named(what: list[str]) -> str | None:

@@ -24,6 +24,7 @@ from tintype.cli.base import (
     TrainingDevice,
     Weights,
     app,
+    fields,
 )
 
 
@@ -87,16 +88,11 @@ def study(
 ) -> None:
     """Train every combination of settings and say which is better, or whether it may be luck."""
     from tintype.progress import make_watcher
-    from tintype.recipe import parse_assignments
 
-    given: dict[str, Any] = {
-        "data": data, "data_root": data_root, "epochs": epochs, "steps": steps, "device": device,
-        "threads": threads,
-    }  # fmt: skip
-    changes = {key: value for key, value in given.items() if value is not None} | parse_assignments(
-        set_ or []
-    )
-
+    changes = fields(
+        set_, data=data, data_root=data_root, epochs=epochs, steps=steps, device=device,
+        threads=threads,
+    )  # fmt: skip
     watcher = make_watcher(to_stderr=as_json)
     if dry_run:
         _print_plan(what, as_json, seeds=seeds, weights=weights, **changes)
@@ -225,17 +221,12 @@ def tune(
 ) -> None:
     """Search for good settings on validation images, then retrain the best ones and test them."""
     from tintype.progress import make_watcher
-    from tintype.recipe import parse_assignments
     from tintype.verbs import tune as tuning
 
-    given: dict[str, Any] = {
-        "data": data, "data_root": data_root, "epochs": epochs, "steps": steps, "weights": weights,
-        "device": device, "threads": threads,
-    }  # fmt: skip
-    changes = {key: value for key, value in given.items() if value is not None} | parse_assignments(
-        set_ or []
-    )
-
+    changes = fields(
+        set_, data=data, data_root=data_root, epochs=epochs, steps=steps, weights=weights,
+        device=device, threads=threads,
+    )  # fmt: skip
     found = tuning.tune(
         what, trials=trials, time=time, storage=storage, seeds=seeds, prune=prune, workers=workers,
         join=join, out=out, name=name, watcher=make_watcher(to_stderr=as_json), **changes,

@@ -93,19 +93,24 @@ def are_asked_for() -> bool:
     return all(name in os.environ for name in NEEDED) and int(os.environ["WORLD_SIZE"]) > 1
 
 
-def refuse_count(count: int) -> None:
-    """Refuse a number of processes that cannot be, or is another than a launcher has started.
+def number_to_start(count: int | None) -> int:
+    """Return how many processes `--processes` has to start, 0 where this one is enough.
 
     Raises:
-        UserError: it is such a number.
+        UserError: there cannot be so many, or a launcher has started another number.
     """
+    if count is None:
+        return 0
     if count < 1:
         raise UserError(f"--processes is {count}. Expected 1, 2, 4, 8 or another power of two.")
-    if are_asked_for() and int(os.environ["WORLD_SIZE"]) != count:
+    if not are_asked_for():
+        return count if count > 1 else 0
+    if int(os.environ["WORLD_SIZE"]) != count:
         raise UserError(
             f"--processes is {count}, and the launcher has started {os.environ['WORLD_SIZE']}. "
             "Leave --processes out."
         )
+    return 0
 
 
 def silence_others() -> None:

@@ -23,6 +23,7 @@ from tintype.errors import UserError, memory_is_full
 from tintype.files.shard_names import absolute, names_shards, plain_name
 from tintype.hardware.arithmetic import choose_threads, computing
 from tintype.hardware.device import Choice
+from tintype.hardware.launching import launch
 from tintype.hardware.processes import ProcessLost, current, joined
 from tintype.interface.watching import OneWatcher, watched
 from tintype.plugins import data_sets, hidden
@@ -118,28 +119,32 @@ def _named(what: str | Recipe, changes: dict[str, Any]) -> tuple[Recipe, str]:
     return base, kind
 
 
-def refuse_processes(
+def train_by_processes(
     count: int,
+    arguments: Sequence[str],
     what: str | Recipe,
     *,
     out: str | Path = "runs",
     name: str | None = None,
     resume: str | Path | None = None,
     **changes: Any,
-) -> None:
-    """Refuse, before any of them is started, what `count` processes cannot train together.
+) -> int:
+    """Train by `tintype ARGUMENTS` in `count` processes; return the exit code of process 0.
+
+    The other arguments are what these ask for.
 
     Raises:
-        UserError: a mistake that can be mended; the message says how.
+        UserError: the processes cannot train this together; none of them was started.
     """
-    if resume is not None:
-        if not remote.address_of(resume):  # what is there is looked at when it was fetched
-            with_parts(RunFolder.open(resume).recipe, {"parts"}, count)
-        return
-    _refuse_taken(out, name)
-    base, _ = _named(what, changes)
-    changed = {ALIASES.get(key, key) for key in changes}
-    with_parts(base.replace(**changes), {*changed, *base.stated()}, count)
+    if resume is None:
+        _refuse_taken(out, name)
+        base, _ = _named(what, changes)
+        changed = {ALIASES.get(key, key) for key in changes}
+        with_parts(base.replace(**changes), {*changed, *base.stated()}, count)
+    elif not remote.address_of(resume):  # what is there is looked at when it was fetched
+        with_parts(RunFolder.open(resume).recipe, {"parts"}, count)
+
+    return launch(count, arguments)
 
 
 def train(
