@@ -5,6 +5,7 @@ nothing left behind.
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import shutil
 import struct
@@ -13,10 +14,12 @@ import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_type_hints
 
 import numpy as np
 import pytest
 import torch
+import typer.main
 from PIL import Image
 
 from tintype import api, cli
@@ -45,8 +48,8 @@ def refused(capsys, monkeypatch, tmp_path) -> Refusal:
         output, errors = capsys.readouterr()
         assert end.value.code == 2, errors
         assert "Traceback" not in output + errors
-        if errors.startswith("error: "):  # the others are Typer's own boxes
-            assert 1 <= len(errors.rstrip("\n").split("\n")) <= 2
+        assert errors.startswith("error: ")
+        assert 1 <= len(errors.rstrip("\n").split("\n")) <= 2
         after = files_below(tmp_path)
         assert {p: after.get(p) for p in before} == before, "something was lost or overwritten"
         left = {p for p in after if p not in before and "cache" not in p.parts}
@@ -118,14 +121,21 @@ def photos(tmp_path) -> Path:
         ("train --device cuda:99", "device 'cuda:99' is not available here"),
         ("train --name a/b", "'a/b' cannot be a run's name"),
         ("train --name ..", "'..' cannot be a run's name"),
-        ("train --epochs many", "Invalid value for '--epochs'"),
-        ("train --epoch 3", "No such option"),
-        ("trian", "No such command 'trian'"),
+        ("train --epochs many", "--epochs cannot be 'many'. Expected a number, as in --epochs 0.5"),
+        ("train --folds=two", "--folds cannot be 'two'. Expected a whole number, as in --folds 2"),
+        ("train --epochs", "--epochs has no value. Expected a number"),
+        ("train --json=3", "--json takes no value. Type --json alone"),
+        ("train --epoch 3", "unknown option --epoch. Did you mean --epochs?"),
+        ("train --val-fraction 0.2", "a field of the recipe: --set val_fraction=..."),
+        ("train --zzz", "unknown option --zzz. `tintype train --help` lists what there is"),
+        ("--zzz train", "unknown option --zzz. `tintype --help` lists"),
+        ("trian", "unknown command 'trian'. Did you mean 'train'"),
+        ("report a b", "'b' is more than `tintype report RUN` takes"),
         ("train digits --data-root none --data mnist", "none"),
         ("train digits --data-root none", "there is no folder"),
         ("train digits --data-root none --dry-run", "Expected one for --data-root"),
         ("list modells", "unknown listing 'modells'. Did you mean 'models'"),
-        ("evaluate", "Missing argument"),
+        ("evaluate", "RUN is missing (run folder, or its address). Type `tintype evaluate RUN`."),
         ("evaluate none", "there is no run folder none. `tintype list runs`"),
         ("predict none x.png", "there is no run folder none"),
         ("report none", "there is no run folder none"),
@@ -137,6 +147,43 @@ def photos(tmp_path) -> Path:
 )
 def test_wrong_words(refused, arguments, said):
     assert said in refused(*shlex.split(arguments))
+
+
+COMMANDS = typer.main.get_command(cli.app).commands  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_no_command_takes_what_it_does_not_know(refused, name):
+    """The parser draws a box around what it says, and here it is a line as everywhere."""
+    command = COMMANDS[name]
+    words = ["word" for each in command.params if each.param_type_name == "argument"]
+    assert "unknown option --no-such-thing" in refused(name, *words, "--no-such-thing")
+
+    needed = [each for each in command.params if each.required]
+    if needed:
+        assert "is missing" in refused(name)
+    for option in command.params:
+        kind = str(get_type_hints(command.callback).get(option.name))
+        if "int" in kind or "float" in kind:
+            said = refused(name, *words, option.opts[0], "many")
+            assert "cannot be 'many'. Expected a" in said
+
+
+@pytest.mark.parametrize("width", ["20", "200"])
+def test_a_mistyped_option_is_one_line_without_a_terminal(tmp_path, width):
+    done = subprocess.run(
+        [sys.executable, "-m", "tintype", "train", "digits", "--processes", "two"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "COLUMNS": width},
+        timeout=60,
+        encoding="utf-8",
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "error: --processes cannot be 'two'. Expected a whole number, as in --processes 2.\n"
+    )
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -74,10 +74,15 @@ def unknown_name(kind: str, name: str, known: Iterable[str], hint: str = "") -> 
 
 def nearest(name: str, known: Iterable[str], otherwise: str) -> str:
     """Ask whether one of the nearest known names was meant; `otherwise` is said if none is near."""
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    likeness = {other: difflib.SequenceMatcher(None, other, name).ratio() for other in near}
-    near = [other for other in near if likeness[other] > likeness[near[0]] - 0.2]
-    return f"Did you mean {' or '.join(map(repr, near))}?" if near else otherwise
+    found = near(name, known)
+    return f"Did you mean {' or '.join(map(repr, found))}?" if found else otherwise
+
+
+def near(name: str, known: Iterable[str], cutoff: float = 0.5) -> list[str]:
+    """Return the nearest of the known names, three at most; none if all are far."""
+    found = difflib.get_close_matches(name, list(known), n=3, cutoff=cutoff)
+    likeness = {other: difflib.SequenceMatcher(None, other, name).ratio() for other in found}
+    return [other for other in found if likeness[other] > likeness[found[0]] - 0.2]
 
 
 def no_data_set(path: Path) -> UserError:

@@ -8,6 +8,9 @@ import gc
 import glob
 import os
 import sys
+from typing import Any
+
+import typer
 
 # The order is that of `tintype --help`.
 # isort: off
@@ -24,9 +27,14 @@ from tintype.cli import serve as serve
 from tintype.cli.base import app
 from tintype.errors import Interrupted, OwnCodeError, UserError, memory_is_full
 from tintype.files import system
+from tintype.hardware.processes import silence_others
+from tintype.interface.spelling import on_the_command_line
 from tintype.interface.streams import let_print
 
 __all__ = ["app", "main"]
+
+# Of Click, or of the Click that newer versions of Typer bring.
+UsageError: Any = typer.BadParameter.__mro__[1]
 
 # Errors of the system that a user can mend: names, permissions and disks.
 OF_THE_SYSTEM = {
@@ -66,6 +74,19 @@ def _matching(argument: str) -> list[str]:
     return sorted(glob.glob(argument)) or [argument]
 
 
+def _say_usage(error: Any, arguments: list[str]) -> None:
+    """Say in one line what of the arguments cannot be; without any, show the help."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+        return
+
+    from tintype.cli.mistakes import what_is_wrong
+
+    silence_others()
+    with on_the_command_line():
+        print(f"error: {what_is_wrong(error, arguments)}", file=sys.stderr)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; a user's mistake prints one line on standard error and exits with 2."""
     arguments = _arguments() if arguments is None else arguments
@@ -75,7 +96,13 @@ def main(arguments: list[str] | None = None) -> None:
 
     arguments = [a for a in arguments if a != "--debug"]
     try:
-        app(args=arguments, prog_name="tintype", obj=arguments, standalone_mode=True)
+        code = app(args=arguments, prog_name="tintype", obj=arguments, standalone_mode=False)
+        if code == 130:  # Ctrl-C, which Typer turns into a silent exit
+            print("stopped", file=sys.stderr)
+        sys.exit(code)
+    except UsageError as error:
+        _say_usage(error, arguments)
+        sys.exit(2)
     except UserError as error:
         if debug:
             raise
@@ -83,10 +110,6 @@ def main(arguments: list[str] | None = None) -> None:
             print(error.own_traceback(), end="", file=sys.stderr)
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except SystemExit as end:
-        if end.code == 130:  # Ctrl-C, which Typer turns into a silent exit
-            print("stopped", file=sys.stderr)
-        raise
     except Interrupted as stop:
         if debug:
             raise
