@@ -347,6 +347,15 @@ def test_what_a_run_ends_with_is_measured(tiny, tmp_path: Path, moment: str) -> 
     assert run.read("status.json")["step"] == 5
 
 
+def test_a_run_without_validation_ends_too(tiny, tmp_path: Path) -> None:
+    unmeasured = tiny(val_fraction=0, measure="none", clean_sample=50)
+    ends = cast("Any", AfterSteps("on_step"))
+    run = api.train(unmeasured, watchers=ends, out=tmp_path, watcher=Watcher())
+    row = metrics_of(run)[-1]
+    assert int(row["step"]) == 5
+    assert row["clean_train_accuracy"]
+
+
 def test_a_watcher_that_fails_loses_nothing(tiny, tmp_path: Path) -> None:
     def broken(step: int, epoch: float, figures: dict[str, Any]) -> None:
         print(figures["acuracy"])

@@ -41,7 +41,7 @@ from tintype.tasks.task import Phase, StepContext, Task
 from tintype.training.order import Order, batches
 from tintype.training.parts import Parts, pieces
 from tintype.training.signals import caught_signals
-from tintype.training.speed import Pace
+from tintype.training.speed import Clock, Pace
 
 # A checkpoint is written when the last one is older than this; tests and fragile machines want it
 # more often.
@@ -264,57 +264,33 @@ class Engine:
             Interrupted: a signal came; the state is saved.
             UserError: the loss is not finite.
         """
-        recipe = self.recipe
-        task = self.task
-        plan = Plan.of(recipe, len(train))
-        if recipe.options.without_steps:
+        plan = Plan.of(self.recipe, len(train))
+        if self.recipe.options.without_steps:
             self._fit_at_once(train, val, plan)
             return
 
         order = self._order(train, plan)
-        log_steps = 1 if task.log_every_step else max(1, plan.total_steps // 2000)
-        if not self.restore():
-            task.start(train)
-            self._take_state_of_first()
-            self._keep_given_weights()
+        log_steps = 1 if self.task.log_every_step else max(1, plan.total_steps // 2000)
+        frames = {plan.total_steps * k // FRAMES for k in range(1, FRAMES)}
+        self._begin(train)
         clean = self._clean_sample(train)
 
         with (
             torch.random.fork_rng(devices=_cuda_devices(self.device)),
             caught_signals() as signal_seen,
         ):
+            clock = Clock(self.seconds, self.step)
+            self._show_beginning(plan)
+            pace = Pace(torch.get_num_threads() if self.device.type == "cpu" else 1, self.run.path)
             pending: list[dict[str, Tensor]] = []  # what the steps since the last row logged
             unread: list[dict[str, Any]] = []  # rows whose figures are still on the device
-            started = time.perf_counter()
-            saved_at = read_at = started
-            seconds_before = self.seconds
-            first_step = self.step
 
-            for network in task.networks.values():
-                network.train()
-            frames = {plan.total_steps * k // FRAMES for k in range(1, FRAMES)}
-            if self.step == 0:
-                self._show()
-            self._show_start(plan)
-
-            pace = Pace(torch.get_num_threads() if self.device.type == "cpu" else 1, self.run.path)
             for batch in batches(train, order, self.step, plan.total_steps, self.parts.own_images):
                 if self._stopped_early():
                     break
 
-                factor = lr_factor(
-                    recipe.schedule,
-                    self.step / plan.total_steps,
-                    recipe.warmup,
-                    milestones=plan.milestones,
-                    step_factor=recipe.step_factor,
-                )
-                began = time.perf_counter()
-                pending.append(self._train_step(batch, plan, factor))
-                self.step += 1
-                if warning := pace.step(time.perf_counter() - began):
-                    self.watcher.note(warning)
-
+                factor = self._lr_factor(plan)
+                pending.append(self._paced_step(batch, plan, factor, pace))
                 evaluate = self.step % plan.evaluation_steps == 0 or self.step == plan.total_steps
                 if self.step in frames and not evaluate:
                     self._show()
@@ -324,42 +300,24 @@ class Engine:
                 # From here on the step ends a logging interval.
                 unread.append(self._row(pending, plan, factor))
                 pending = []
-                read = evaluate or time.perf_counter() - read_at >= self.read_seconds
+                read = evaluate or clock.since_reading() >= self.read_seconds
                 if not self.group.from_first(read):
                     continue
 
                 # From here on the host waits for the device.
                 rows = self._read(unread)
                 unread = []
-                now = read_at = time.perf_counter()
-                self.seconds = seconds_before + now - started
-                speed = (self.step - first_step) * plan.batch_size / (now - started)
-                shown = next(value for name, value in rows[-1].items() if name.startswith("loss"))
-                self.watcher.on_step(self.step, plan.total_steps, shown, speed)
-
-                if evaluate and len(val):
-                    rows[-1].update(self._evaluate(val, plan))
+                self._show_step(rows[-1], plan, clock)
                 if evaluate:
-                    rows[-1].update(self._measured_clean(clean))
-                for row in rows:
-                    self.history.add(row)
-                    self.watcher.on_row(row)
+                    rows[-1].update(self._measured(val, clean, plan))
+                self._keep(rows)
                 if self._asked_to_end(plan) and not evaluate:  # what it ends with is measured
-                    rows[-1].update(self._evaluate(val, plan))
-                    rows[-1].update(self._measured_clean(clean))
+                    rows[-1].update(self._measured(val, clean, plan))
+                self._save_when_due(clock, signal_seen())
 
-                number = self.group.from_first(signal_seen())
-                if number or time.perf_counter() - saved_at > self.checkpoint_seconds:
-                    self.save()
-                    saved_at = time.perf_counter()
-                if number:
-                    raise Interrupted(number, self.run.path)
-
-            self.seconds = seconds_before + time.perf_counter() - started
+            self.seconds = clock.seconds()
             self.save()
-            number = self.group.from_first(signal_seen())
-            if number:
-                raise Interrupted(number, self.run.path)
+            self._leave_on(signal_seen())
 
         self._take_result()
 
@@ -385,21 +343,48 @@ class Engine:
             self.watcher.on_step(1, 1, figures["loss"], plan.num_images / self.seconds)
             if len(val):
                 row.update(self._evaluate(val, plan))
-            self.history.add(row)
-            self.watcher.on_row(row)
+            self._keep([row])
             self.save()
-            number = signal_seen()
-            if number:
-                raise Interrupted(number, self.run.path)
+            self._leave_on(signal_seen())
 
-    def _keep_given_weights(self) -> None:
-        """Save the weights that a network of the user's own came with: no seed draws them again."""
-        if self.recipe.own_code():
+    def _begin(self, train: ImageSource) -> None:
+        """Go on from the newest whole checkpoint, or begin with the same weights everywhere."""
+        if self.restore():
+            return
+        self.task.start(train)
+        self._take_state_of_first()
+        if self.recipe.own_code():  # no seed draws the weights of the user's own network again
             self.save()
+
+    def _show_beginning(self, plan: Plan) -> None:
+        for network in self.task.networks.values():
+            network.train()
+        if self.step == 0:
+            self._show()
+        self._show_start(plan)
 
     def _order(self, train: ImageSource, plan: Plan) -> Order:
         balance = train.targets if self.recipe.sampling == "balanced" else None
         return Order(self.recipe.seed, len(train), plan.batch_size, balance, train.shards)
+
+    def _lr_factor(self, plan: Plan) -> float:
+        """Return the part of the peak learning rate that the schedule gives the next step."""
+        return lr_factor(
+            self.recipe.schedule,
+            self.step / plan.total_steps,
+            self.recipe.warmup,
+            milestones=plan.milestones,
+            step_factor=self.recipe.step_factor,
+        )
+
+    def _paced_step(self, batch: Batch, plan: Plan, factor: float, pace: Pace) -> dict[str, Tensor]:
+        """Train a step, count it, and warn where steps have become slow."""
+        began = time.perf_counter()
+        logged = self._train_step(batch, plan, factor)
+        self.step += 1
+        if warning := pace.step(time.perf_counter() - began):
+            self.watcher.note(warning)
+        return logged
 
     def _train_step(self, batch: Batch, plan: Plan, factor: float) -> dict[str, Tensor]:
         """Train each phase that has its turn, at `factor` times its peak learning rate.
@@ -521,6 +506,19 @@ class Engine:
 
         return rows
 
+    def _show_step(self, row: dict[str, Any], plan: Plan, clock: Clock) -> None:
+        """Show the loss of a row that was just read, and the speed until then."""
+        now = clock.read_at = time.perf_counter()
+        self.seconds = clock.seconds(now)
+        speed = (self.step - clock.first_step) * plan.batch_size / (now - clock.started)
+        shown = next(value for name, value in row.items() if name.startswith("loss"))
+        self.watcher.on_step(self.step, plan.total_steps, shown, speed)
+
+    def _keep(self, rows: list[dict[str, Any]]) -> None:
+        for row in rows:
+            self.history.add(row)
+            self.watcher.on_row(row)
+
     def _diverged(self, what: str, step: int) -> UserError:
         kept = any((self.run.path / "checkpoints").glob("step-*.safetensors"))
         return UserError(
@@ -530,6 +528,16 @@ class Engine:
         )
 
     # ---- evaluation, early stopping, the best weights --------------------------------------------
+
+    def _measured(self, val: ImageSource, clean: ImageSource | None, plan: Plan) -> dict[str, Any]:
+        """Return what an evaluation adds to a row: validation, and clean training images."""
+        row = self._evaluate(val, plan) if len(val) else {}
+        if clean is not None:
+            with self.averaged():
+                figures = self._figures(clean)
+            watched = self.task.watched
+            row |= {f"clean_train_{name}": figures[name] for name in watched if name in figures}
+        return row
 
     def _evaluate(self, val: ImageSource, plan: Plan) -> dict[str, Any]:
         """Measure validation, remember the best weights, and return the figures for metrics.csv."""
@@ -568,15 +576,6 @@ class Engine:
 
         generator = torch.Generator().manual_seed(fold(self.recipe.seed, "clean sample"))
         return train.subset(torch.randperm(len(train), generator=generator)[:size].sort().values)
-
-    def _measured_clean(self, clean: ImageSource | None) -> dict[str, Any]:
-        if clean is None:
-            return {}
-
-        with self.averaged():
-            figures = self._figures(clean)
-        watched = self.task.watched
-        return {f"clean_train_{name}": figures[name] for name in watched if name in figures}
 
     def _figures(self, source: ImageSource) -> dict[str, Any]:
         """Return the figures of the main network; the processes share the images."""
@@ -669,6 +668,24 @@ class Engine:
             network.load_state_dict(self.average.tensors)
 
     # ---- checkpoints -----------------------------------------------------------------------------
+
+    def _save_when_due(self, clock: Clock, signal: int | None) -> None:
+        """Save the state where the last checkpoint is old, or a signal came.
+
+        Raises:
+            Interrupted: a signal came to process 0.
+        """
+        number = self.group.from_first(signal)
+        if number or clock.since_saving() > self.checkpoint_seconds:
+            self.save()
+            clock.saved_at = time.perf_counter()
+        if number:
+            raise Interrupted(number, self.run.path)
+
+    def _leave_on(self, signal: int | None) -> None:
+        """Raise Interrupted where a signal came to process 0."""
+        if number := self.group.from_first(signal):
+            raise Interrupted(number, self.run.path)
 
     def save(self) -> None:
         """Write metrics.csv and a checkpoint from which `fit` goes on bit-equal.

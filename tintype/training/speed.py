@@ -56,6 +56,32 @@ def inference_speed(
         return len(images) / min(seconds(lambda: network(images)) for _ in range(2))
 
 
+class Clock:
+    """How long a run has trained, and how long ago something was done.
+
+    Args:
+        seconds: of the parts of the run before this one.
+        step: at which this one begins.
+    """
+
+    def __init__(self, seconds: float, step: int) -> None:
+        self.started = time.perf_counter()
+        self.saved_at = self.started
+        self.read_at = self.started
+        self.seconds_before = seconds
+        self.first_step = step
+
+    def seconds(self, now: float | None = None) -> float:
+        """Return the seconds of the run until now."""
+        return self.seconds_before + (now or time.perf_counter()) - self.started
+
+    def since_saving(self) -> float:
+        return time.perf_counter() - self.saved_at
+
+    def since_reading(self) -> float:
+        return time.perf_counter() - self.read_at
+
+
 class Pace:
     """Notices that steps have become several times slower because other processes compute.
 
