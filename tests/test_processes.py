@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -337,6 +338,39 @@ def test_nothing_is_started_that_cannot_be(tt, monkeypatch, options, message):
     code, _, said = tt("train", "digits", *options)
     assert (code, said.count("\n")) == (2, 1)
     assert message in said
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--processes", "3"], "3 processes cannot share a batch in equal parts"),
+        (["--processes", "4", "--set", "parts=2"], "Expected --processes 1 or 2, or more parts"),
+        (["--processes", "2", "--device", "cuda:1"], "device cuda:1 is one GPU"),
+    ],
+)
+def test_a_plan_refuses_what_processes_cannot_share(tt, options, message):
+    code, output, said = tt("train", "digits", "--dry-run", *options)
+    assert (code, output, said.count("\n")) == (2, "", 1)
+    assert message in said
+
+
+@pytest.mark.parametrize("launched", [False, True])
+def test_a_plan_tells_of_its_processes(tt, monkeypatch, launched):
+    if launched:
+        place = {"RANK": "0", "WORLD_SIZE": "4", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
+        for name, value in place.items():
+            monkeypatch.setenv(name, value)
+    asked = ["--set", "parts=8"] + ([] if launched else ["--processes", "4"])
+    code, output, said = tt("train", "digits-ann", "--dry-run", "--device", "cpu", *asked)
+    assert (code, list(Path().iterdir())) == (0, [])
+    assert re.search(r"machine: cpu, .*4 processes of \d+ threads? each", output + said)
+    assert "parts: 8" in output
+
+    code, output, _ = tt("train", "digits-ann", "--dry-run", "--json", "--processes", "4")
+    plan = json.loads(output)
+    choices = {choice["name"]: choice["choice"] for choice in plan["choices"]}
+    assert plan["recipe"]["parts"] == 4
+    assert (choices["parts"], choices["processes"]) == ("4", "4")
 
 
 def test_a_run_that_goes_on_is_refused_before_it_starts(tt, monkeypatch, finished_run):

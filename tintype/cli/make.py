@@ -27,7 +27,7 @@ from tintype.cli.base import (
 )
 from tintype.errors import UserError
 from tintype.files.shard_names import ENDINGS, as_pattern
-from tintype.hardware.processes import number_to_start, silence_others
+from tintype.hardware.processes import number_to_start, planned, silence_others
 
 if TYPE_CHECKING:
     from tintype.progress import Watcher
@@ -176,7 +176,8 @@ def train(
 
     watcher = make_watcher(to_stderr=as_json)
     if dry_run:
-        _print_plan(named, resume, watcher, changes, verbose=verbose, as_json=as_json)
+        with planned(num_to_start):
+            _print_plan(named, resume, watcher, changes, verbose=verbose, as_json=as_json)
         return
 
     from tintype import api

@@ -167,6 +167,27 @@ def joined(arguments: str) -> Iterator[Group]:
 
 
 @contextmanager
+def planned(count: int) -> Iterator[None]:
+    """Let what is decided in the block be decided as by process 0 of `count`, none of them there.
+
+    0 stands for as many as a launcher has started, or for this one alone.
+    """
+    global _current
+    group = Group()
+    if count:
+        group.size = group.local_size = count
+    elif are_asked_for():
+        group.size = int(os.environ["WORLD_SIZE"])
+        group.local_size = int(os.environ.get("LOCAL_WORLD_SIZE", group.size))
+
+    _current = group
+    try:
+        yield
+    finally:
+        _current = ALONE
+
+
+@contextmanager
 def dealing(group: Group) -> Iterator[None]:
     """Let the processes of a group, which all come here, share the work that is `dealt`."""
     global _dealing

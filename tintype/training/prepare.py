@@ -134,6 +134,9 @@ class Prepared:
     def _machine_line(self) -> str:
         chosen = [c.choice for c in self.choices if c.name in ("device", "precision")]
         threads = f"{self.recipe.threads} thread{'' if self.recipe.threads == 1 else 's'}"
+        sharing = [c.choice for c in self.choices if c.name == "processes" and c.choice != "1"]
+        if sharing:
+            threads = f"{sharing[0]} processes of {threads} each"
         return f"machine: {', '.join([*chosen, threads])} (--verbose says more)"
 
     def _is_news(self, choice: Choice) -> bool:
