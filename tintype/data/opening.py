@@ -18,7 +18,8 @@ from tintype import own_code, plugins
 from tintype.data import memory
 from tintype.data.cache import cached_pixels
 from tintype.data.decode import Resize, as_resize, fit
-from tintype.data.duplicates import Duplicates, kept_together, leaked_rows, photo_audit, quick_audit
+from tintype.data.division import Division
+from tintype.data.duplicates import kept_together, photo_audit, quick_audit
 from tintype.data.pixels import MappedPixels, PixelStore, ResidentPixels
 from tintype.data.source import (
     DataSpec,
@@ -27,7 +28,7 @@ from tintype.data.source import (
     ImageSource,
     StoredSource,
 )
-from tintype.data.split import SPLITS, describe_splits, fold_numbers, three_splits
+from tintype.data.split import SPLITS
 from tintype.data.taken import read_taken
 from tintype.data.targets import ANY_CLASSES, CLASSES, Classes, TargetKind
 from tintype.errors import UserError, no_data_set, unknown_name
@@ -102,86 +103,46 @@ def open_data(
     images = _fitted(loaded, name, image_size, channels, how, progress)
     _check_targets(images, name)
     images = grouped(images, groups, progress)
-    kind = (
-        images.target
-    )  # from here on with the classes, or whatever else the data turned out to hold
 
     # Copies are looked for in what was loaded, before the size of the model's input.
     from_photos = split_rule == "from-photos" or images.shards is not None
     duplicates = photo_audit(loaded) if from_photos else quick_audit(images)
-    together = kept_together(duplicates, images.names, images.groups)
-    numbers = None if folds is None else _fold_numbers(images, name, together, folds, split_seed)
-    given = images.split
-    if numbers is not None:
-        given = np.where(numbers == fold, "test", "")
-        test_fraction = 0.0
-    division = {"val_fraction": val_fraction, "test_fraction": test_fraction, "seed": split_seed}
-    keys = images.split_by or images.names
-    rows = three_splits(images.targets, keys, given, together, kind=kind, **division)
-    asked = {"val": val_fraction, "test": test_fraction}
-    _check_held_out(rows, duplicates, images, [split for split in asked if asked[split]])
-
+    division = Division(val_fraction, test_fraction, split_seed, folds, fold)
+    divided = division.of(images, duplicates, name)
+    rows = divided.rows
     images, of_weights = _weighted(images, rows["train"])
+    spec, of_sample = _spec(images, name, rows["train"], _fingerprint(images, rows))
+    resident, where_kept = _choose_resident(images.pixels, memory_limit)
 
-    # A mirrored copy with another target is no copy.
-    leaked = leaked_rows(duplicates.told_apart(kind.differing(images.targets)), rows)
-    notes = [
+    notes = (
         *shadowed(data, target.offer),
         *images.notes,
         *_skipped_note(images),
-        *describe_splits(
-            images.split,
-            **division,
-            can_do_without_test=test_optional,
-            stratified=kind.stratified,
-            folds=folds,
-            fold=fold,
-        ),
-        *_split_notes(images, rows),
-        *_divided_groups(images, rows),
+        *division.notes(images, can_do_without_test=test_optional),
+        *divided.split_notes(),
+        *divided.group_notes(),
         *of_weights,
         *_suggested_groups(images),
-        *_duplicate_notes(duplicates, images, rows, leaked),
-    ]
-
-    spec, sample_note = _spec(images, name, rows["train"], _fingerprint(images, rows))
-    resident, where_kept = _choose_resident(images.pixels, memory_limit)
-    notes += [*sample_note, where_kept]
+        *divided.copy_notes(),
+        *of_sample,
+        where_kept,
+    )
     sources = {split: _source(spec, images, rows[split], resident) for split in SPLITS}
-
     return DataSplits(
         spec,
         sources["train"],
         sources["val"],
         sources["test"],
-        tuple(notes),
+        notes,
         images.skipped,
-        leaked,
-        _by_name(together, images.names),
-        {} if numbers is None else dict(zip(images.names, numbers.tolist(), strict=True)),
-        {
+        divided.leaked,
+        groups=_by_name(divided.together, images.names),
+        folds=divided.folds_by_name(),
+        columns={
             column: dict(zip(images.names, texts, strict=True))
             for column, texts in images.columns.items()
         },
     )
-
-
-def _fold_numbers(
-    images: Images, name: str, together: np.ndarray | None, folds: int, seed: int
-) -> np.ndarray:
-    """Return the fold (N,) of each image, 1 and up.
-
-    Raises:
-        UserError: the data bring a split of their own, or are too few.
-    """
-    given = [] if images.split is None else sorted(set(images.split.tolist()) - {""})
-    if given:
-        raise UserError(
-            f"folds: {name} brings a split of its own ({', '.join(given)}), and folds take all "
-            "images. Leave --folds out, or give the images without their split."
-        )
-    keys = images.split_by or images.names
-    return fold_numbers(images.targets, keys, together, folds=folds, seed=seed, kind=images.target)
 
 
 def grouped(images: Images, groups: str | None, progress: Progress | None = None) -> Images:
@@ -393,59 +354,12 @@ def _check_targets(images: Images, name: str) -> None:
     images.target.check(images.targets, split, name)
 
 
-def _check_held_out(
-    rows: dict[str, np.ndarray], duplicates: Duplicates, images: Images, needed: Sequence[str]
-) -> None:
-    """Refuse data that leave a split of `needed` empty, and say what keeps them together."""
-    words = {"val": "validation", "test": "test"}
-    empty = [words[split] for split in needed if not len(rows[split])]
-    if not empty:
-        return
-
-    num_images = len(images.names)
-    num_pictures = len(np.unique(duplicates.group))
-    if num_pictures < num_images:
-        why = (
-            f"the {num_images:,} images show {num_pictures:,} different pictures, "
-            "and copies stay on one side"
-        )
-    elif images.groups is not None:
-        why = f"the {num_images:,} images are in too few groups, which stay on one side"
-    else:
-        counted = images.target.counted(images.targets)
-        are = "image ({}) is" if num_images == 1 else "images ({}) are"
-        why = f"{num_images:,} {are.format(counted)} too few"
-
-    raise UserError(
-        f"nothing can be held out for {' and '.join(empty)}: {why}. Add other images, or say "
-        "yourself which to measure on: folders train/, val/ and test/, "
-        "or a column split in a CSV file."
-    )
-
-
 def _skipped_note(images: Images) -> list[str]:
     if not images.skipped:
         return []
     name, reason = images.skipped[0]
     more = f" and {len(images.skipped) - 1:,} more" if len(images.skipped) > 1 else ""
     return [f"skipped: {len(images.skipped):,} files that cannot be used: {name} ({reason}){more}"]
-
-
-def _split_notes(images: Images, rows: dict[str, np.ndarray]) -> list[str]:
-    """Return how many images went where, and what a split lacks."""
-    num_images, height, width, channels = images.pixels.shape
-    counts = ", ".join(
-        f"{len(rows[split]):,} {word}"
-        for split, word in zip(SPLITS, ("training", "validation", "test"), strict=True)
-        if len(rows[split])
-    )
-    there = images.target.counted(images.targets)
-    notes = [f"{num_images:,} images of {height}x{width}x{channels}, {there}: {counts}"]
-
-    for split in ("val", "test"):
-        if len(rows[split]):
-            notes += images.target.uneven(images.targets, rows, split)
-    return notes
 
 
 def _weighted(images: Images, train: np.ndarray) -> tuple[Images, list[str]]:
@@ -480,72 +394,6 @@ def _suggested_groups(images: Images) -> list[str]:
     classes = images.target.strata(images.targets, 1)
     found = suggest_by_names(images.names, classes.tolist())
     return [found.line()] if found else []
-
-
-def _divided_groups(images: Images, rows: dict[str, np.ndarray]) -> list[str]:
-    """Return a warning where images of one group lie on both sides of a given split."""
-    if images.groups is None:
-        return []
-
-    train, val, test = ({str(images.groups[i]) for i in rows[split]} for split in SPLITS)
-    divided = sorted(((train & (val | test)) | (val & test)) - {""})
-    if not divided:
-        return []
-
-    what = "1 group has" if len(divided) == 1 else f"{len(divided):,} groups have"
-    return [
-        f"LEAK: {what} images on both sides of the split that the data gives, "
-        f"such as {divided[0]}: figures on them say little about new ones"
-    ]
-
-
-def _duplicate_notes(
-    duplicates: Duplicates,
-    images: Images,
-    rows: dict[str, np.ndarray],
-    leaked: dict[str, np.ndarray],
-) -> list[str]:
-    """Return what to know of images of one picture: kept together, leaked, labelled otherwise."""
-    notes = [f"duplicates: {duplicates.note}"] if duplicates.note else []
-
-    # Only where tintype divides the images can it keep copies together.
-    split = images.split
-    free = np.ones(len(images.names), bool)
-    if split is not None:
-        free = ~np.isin(split, ("val", "test"))
-    if split is None or not set(np.unique(split)) >= {"train", "val", "test"}:
-        free_copies = [group[free[group]] for group in duplicates.groups]
-        together = [found for found in free_copies if len(found) > 1]
-        if together:
-            near = (duplicates.group != duplicates.copy_of).any()
-            copies = "near-duplicates" if near else "copies"
-            notes.append(
-                f"{sum(map(len, together)):,} {copies} in {len(together):,} groups stay on one side"
-            )
-
-    for part, word, before in (
-        ("val", "validation", "training"),
-        ("test", "test", "training or validation"),
-    ):
-        if part in leaked:
-            count = len(leaked[part])
-            total = len(rows[part])
-            notes.append(
-                f"LEAK: {count:,} of {total:,} {word} images are duplicates of {before} images"
-            )
-
-    # a mirrored picture with another target is no contradiction
-    differing = images.target.differing(images.targets)
-    same_way = duplicates.told_apart(differing)
-    contrary = [group for group in same_way.groups if differing(group)]
-    if contrary:
-        names = " and ".join(images.names[i] for i in contrary[0][:2])
-        notes.append(
-            f"{len(contrary):,} pictures are there with different labels, "
-            f"such as {names}; see `tintype audit`"
-        )
-
-    return notes
 
 
 def _spec(
