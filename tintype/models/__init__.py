@@ -16,6 +16,7 @@ from torch import nn
 from tintype.data.source import DataSpec
 from tintype.errors import UserError, unknown_name
 from tintype.hardware.eager import leave_compiler_unloaded
+from tintype.models.parts.modes import evaluating
 from tintype.models.parts.own import build_own
 from tintype.plugins import canonical, find, reference
 
@@ -97,12 +98,9 @@ def count_multiply_adds(network: nn.Module, spec: DataSpec) -> int:
     from torch.utils.flop_counter import FlopCounterMode
 
     first = next(network.parameters())
-    was_training = network.training
-    network.eval()
     image = torch.zeros(1, spec.channels, spec.height, spec.width, device=first.device)
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), evaluating(network), FlopCounterMode(display=False) as counter:
         network(image)
-    network.train(was_training)
     return counter.get_total_flops() // 2
 
 

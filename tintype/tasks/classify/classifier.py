@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from tintype.augment import Augment
 from tintype.data.source import Batch, DataSpec, ImageSource, group_numbers
 from tintype.hardware.device import autocast, images_at_once
-from tintype.hardware.processes import dealt
 from tintype.models.parts.contracts import StartsFromImages
 from tintype.models.parts.head import before_head, find_head
+from tintype.models.parts.modes import evaluating
 from tintype.statistics import NestedFolds, folds_interval
 from tintype.tasks import losses
 from tintype.tasks.classify import metrics
@@ -31,6 +31,7 @@ from tintype.tasks.classify.verdict import (
     is_settled,
 )
 from tintype.tasks.contract.evaluation import EvaluatedSet, Kind
+from tintype.tasks.evaluating import answered
 from tintype.tasks.own_loss import TRIED, OwnLoss
 from tintype.tasks.own_metrics import OwnMetrics
 from tintype.tasks.task import Evaluation, Phase, StepContext, Summary, Task
@@ -347,30 +348,25 @@ class Classify(Task):
         Raises:
             UserError: they are not finite.
         """
-        was_training = network.training
-        network.eval()
         spec = source.spec
-        batch_size = images_at_once(spec.channels * spec.height * spec.width)
+        size = images_at_once(spec.channels * spec.height * spec.width)
+        with (
+            evaluating(network),
+            self._seen_by_head(network, source if features else None) as collected,
+        ):
 
-        try:
-            with self._seen_by_head(network, source if features else None) as collected:
+            def answer(index: Tensor) -> list[Tensor]:
+                logits = self.logits(network, source.take(index).images).cpu()
+                found = torch.zeros(len(index), 0, dtype=torch.float16)
+                if collected:  # the first of several views is the image as it is
+                    found = F.normalize(collected[0].float(), dim=1).half().cpu()
+                collected.clear()
+                return [logits, found]
 
-                def answer(index: Tensor) -> list[Tensor]:
-                    logits = self.logits(network, source.take(index).images).cpu()
-                    found = torch.zeros(len(index), 0, dtype=torch.float16)
-                    if collected:  # the first of several views is the image as it is
-                        found = F.normalize(collected[0].float(), dim=1).half().cpu()
-                    collected.clear()
-                    return [logits, found]
-
-                pieces = torch.arange(len(source)).split(batch_size)
-                for index, (logits, found) in dealt(pieces, answer):
-                    if on_progress:
-                        on_progress(int(index[-1]) + 1, len(source))
-                    losses.check_finite(logits)
-                    yield Answers(index, logits, found)
-        finally:
-            network.train(was_training)
+            answers = answered(len(source), answer, at_once=size, on_progress=on_progress)
+            for index, (logits, found) in answers:
+                losses.check_finite(logits)
+                yield Answers(index, logits, found)
 
     @contextmanager
     def _seen_by_head(

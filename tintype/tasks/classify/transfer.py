@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from tintype.data.source import Batch, DataSpec, DataSplits, ImageSource, JoinedSource
 from tintype.hardware.device import Choice
 from tintype.models.parts.backbone import backbone_parts, make_head
+from tintype.models.parts.modes import evaluating
 from tintype.progress import Progress
 from tintype.tasks import losses
 from tintype.tasks.classify.calibration import fit_temperature
@@ -326,14 +327,12 @@ class HeadOnly(Transfer):
     @torch.no_grad()
     def _choose(self, val: ImageSource) -> None:
         """Choose the head of least log loss on validation."""
-        was_training = self.bank.training
-        self.bank.eval()
-        logits = self._logits_by_head(val.take(torch.arange(len(val))).images)
+        with evaluating(self.bank):
+            logits = self._logits_by_head(val.take(torch.arange(len(val))).images)
         targets = val.targets.to(self.device)
         self.bank.chosen.fill_(
             int(torch.stack([F.cross_entropy(each, targets) for each in logits]).argmin())
         )
-        self.bank.train(was_training)
 
     def result(self) -> nn.Module:
         self.network.set_submodule(self.parts.head_name, self.bank.plain_head())

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from tintype.data.source import ImageSource
 from tintype.errors import UserError
-from tintype.hardware.processes import dealt
 from tintype.progress import Progress
+from tintype.tasks.evaluating import answered
 from tintype.tasks.generate import distances
 from tintype.tasks.generate.distances import FeatureNetwork
 
@@ -137,11 +137,10 @@ class Measure:
 
             found = []
             probabilities = []
-            for part, (values, *probs) in dealt(torch.arange(count).split(AT_ONCE), seen):
+            answers = answered(count, seen, at_once=AT_ONCE, on_progress=on_progress)
+            for _, (values, *probs) in answers:
                 found.append(values)
                 probabilities += probs
-                if on_progress:
-                    on_progress(int(part[-1]) + 1, count)
             both = torch.cat(found), torch.cat(probabilities) if probabilities else None
             if not bool(both[0].isfinite().all()):
                 raise UserError(

@@ -21,6 +21,7 @@ from tintype.errors import UserError
 from tintype.hardware.device import autocast
 from tintype.models import build_model, default_options
 from tintype.models.parts.contracts import ImageGenerator
+from tintype.models.parts.modes import evaluating
 from tintype.progress import Progress
 from tintype.tasks.generate import distances, sampling
 from tintype.tasks.generate.adversarial import Adversarial
@@ -223,13 +224,9 @@ class Generate(Task):
         }
 
     def multiply_adds(self) -> int:
-        was_training = self.generator.training
-        self.generator.eval()
-        with FlopCounterMode(display=False) as counter:
-            self.make_images(
-                self.generator, sampling.latents(0, [0], self.generator.latent_shape), [0]
-            )
-        self.generator.train(was_training)
+        noise = sampling.latents(0, [0], self.generator.latent_shape)
+        with evaluating(self.generator), FlopCounterMode(display=False) as counter:
+            self.make_images(self.generator, noise, [0])
         return counter.get_total_flops() // 2
 
     def sources(
@@ -317,7 +314,7 @@ class Generate(Task):
         """Return images (N, H, W, C) uint8 of the fixed seed, of all classes in turn or `label`."""
         noise = sampling.latents(SAMPLE_SEED, indices, self.generator.latent_shape)
         classes = self.turns(indices) if label is None else [label] * len(indices)
-        with _evaluating(network):
+        with evaluating(network):
             return self.make_images(network, noise, classes).permute(0, 2, 3, 1).cpu().numpy()
 
     def turns(self, indices: Sequence[int]) -> list[int]:
@@ -372,7 +369,7 @@ class Generate(Task):
             noise = sampling.latents(SAMPLE_SEED, indices, self.generator.latent_shape)
             return self.make_images(network, noise, self.turns(indices))
 
-        with _evaluating(network):
+        with evaluating(network):
             distances_found, probabilities = self.measure.figures(
                 network, make, source, count, on_progress
             )
@@ -457,7 +454,7 @@ class Generate(Task):
         pairs = np.concatenate([generated[:8], _pictures(train, near[:8])])
         noise = sampling.path(SAMPLE_SEED, range(64), self.generator.latent_shape, 8)
         starts = [self.turns([i // 8])[0] for i in range(64)]
-        with _evaluating(network):
+        with evaluating(network):
             ways = self.make_images(network, noise, starts).permute(0, 2, 3, 1).cpu().numpy()
         sheets = {
             "generated-4x4": (generated[:16], 4), "real-4x4": (real[:16], 4),
@@ -491,20 +488,6 @@ class Generate(Task):
             some = of_class.get(label) or order.tolist()
             found.append(some[i // self.spec.num_classes % len(some)])
         return torch.tensor(found)
-
-
-class _evaluating:
-    """Put a network into eval mode for the time of a block."""
-
-    def __init__(self, network: nn.Module) -> None:
-        self.network = network
-
-    def __enter__(self) -> None:
-        self.was_training = self.network.training
-        self.network.eval()
-
-    def __exit__(self, *_: object) -> None:
-        self.network.train(self.was_training)
 
 
 def _pictures(source: ImageSource, index: Tensor | np.ndarray) -> np.ndarray:

@@ -15,8 +15,9 @@ from tintype.augment.spec import resolve
 from tintype.data.source import Batch, DataSpec, ImageSource, group_numbers
 from tintype.errors import UserError
 from tintype.hardware.device import autocast, images_at_once
-from tintype.hardware.processes import dealt
 from tintype.models.parts.contracts import StartsFromImages
+from tintype.models.parts.modes import evaluating
+from tintype.tasks.evaluating import answered
 from tintype.tasks.losses import check_finite
 from tintype.tasks.own_loss import TRIED, OwnLoss
 from tintype.tasks.own_metrics import OwnMetrics
@@ -258,8 +259,6 @@ class Regress(Task):
         Raises:
             UserError: they are not finite.
         """
-        was_training = network.training
-        network.eval()
         spec = source.spec
         size = images_at_once(spec.channels * spec.height * spec.width)
 
@@ -267,14 +266,10 @@ class Regress(Task):
             both = self.predict(network, source.take(index).images)
             return [each.cpu().double() for each in both]
 
-        numbers, scales = [], []
-        for index, (some, their_scales) in dealt(torch.arange(len(source)).split(size), answer):
-            numbers.append(some)
-            scales.append(their_scales)
-            if on_progress:
-                on_progress(int(index[-1]) + 1, len(source))
+        with evaluating(network):
+            answers = answered(len(source), answer, at_once=size, on_progress=on_progress)
+            numbers, scales = zip(*(found for _, found in answers), strict=True)
 
-        network.train(was_training)
         found = torch.cat(numbers)
         check_finite(found)
         return found.numpy(), torch.cat(scales).numpy()

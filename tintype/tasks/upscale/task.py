@@ -19,7 +19,6 @@ from tintype.data.source import Batch, DataSpec, DataSplits, ImageSource, group_
 from tintype.data.targets import NoTarget
 from tintype.errors import UserError, unknown_name
 from tintype.hardware.device import Choice, autocast
-from tintype.hardware.processes import dealt
 from tintype.models import build_model, count_multiply_adds, count_parameters
 from tintype.models.parts import resample
 from tintype.models.parts.contracts import Enlarger, Mergeable
@@ -27,6 +26,7 @@ from tintype.models.parts.gan_parts import PatchDiscriminator
 from tintype.models.parts.own import try_out
 from tintype.own_code import is_own
 from tintype.plugins import names
+from tintype.tasks.evaluating import answered
 from tintype.tasks.losses import (
     RESTORATION,
     check_finite,
@@ -522,16 +522,12 @@ class Upscale(Task):
         network = merged(network)
         floors = self._floors_of(photos)
 
-        def compared(number: int) -> dict[str, float]:
-            low, high = self.measured_pair(photos, number)
+        def compared(index: Tensor) -> dict[str, float]:
+            low, high = self.measured_pair(photos, int(index))
             return self._compared(_pixels(self.enlarge(network, low)), high)
 
-        measured = []
-        for number, found in dealt(range(len(photos)), compared):
-            measured.append(found)
-            if on_progress:
-                on_progress(number + 1, len(photos))
-
+        answers = answered(len(photos), compared, at_once=1, on_progress=on_progress)
+        measured = [found for _, found in answers]
         keys = list(measured[0])
         columns = {key: np.array([row[key] for row in measured]) for key in keys}
         check_finite(*map(torch.from_numpy, columns.values()))

@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tintype.models.parts.modes import evaluating
+
 SMALLEST_SIDE = 3  # positions; coarser maps do not tell where
 # pixels of the pictures that are written; smaller ones are enlarged by a whole factor
 LARGEST_SIDE = 224
@@ -54,9 +56,7 @@ def grad_cam(network: nn.Module, images: Tensor, classes: Tensor) -> HeatMaps | 
     Source: Selvaraju et al., "Grad-CAM: visual explanations from deep networks via gradient-based
     localization" (2017).
     """
-    was_training = network.training
-    network.eval()
-    try:
+    with evaluating(network):
         layer = spatial_layer(network, images[:1])
         if layer is None:
             return None
@@ -77,8 +77,6 @@ def grad_cam(network: nn.Module, images: Tensor, classes: Tensor) -> HeatMaps | 
         )
         maps = maps / maps.amax((1, 2), keepdim=True).clamp_min(1e-12)
         return HeatMaps(maps.cpu().numpy(), layer)
-    finally:
-        network.train(was_training)
 
 
 @torch.no_grad()
