@@ -198,8 +198,10 @@ def test_every_kind_has_equal_bits(recipes, tmp_path, name):
     assert found[1] == found[2] == found[4]
 
 
-def test_images_that_are_measured_during_training_are_dealt(recipes, tmp_path, monkeypatch):
-    """Each process measures whole chunks of them, and all have the figures of one process."""
+def test_images_that_are_measured_are_dealt(recipes, tmp_path, monkeypatch):
+    """Each process measures whole chunks of them, during training and of the finished model, and
+    all have the figures of one process.
+    """
     measured: list[int] = []
     logits = Classify.logits
 
@@ -209,7 +211,8 @@ def test_images_that_are_measured_during_training_are_dealt(recipes, tmp_path, m
 
     monkeypatch.setattr(Classify, "logits", noted)
     monkeypatch.setattr("tintype.tasks.classify.classifier.images_at_once", lambda size: 50)
-    recipe = recipes["resident numbers"].replace(evaluate_every=0.05, measure="none")
+    monkeypatch.setattr("tintype.training.run.write_report", lambda folder: folder)
+    recipe = recipes["resident numbers"].replace(evaluate_every=0.05)
 
     def work(rank: int) -> str:
         measured.clear()
@@ -217,14 +220,25 @@ def test_images_that_are_measured_during_training_are_dealt(recipes, tmp_path, m
         return json.dumps(measured)
 
     alone = json.loads(work(0))
-    metrics = (tmp_path / "0" / "run" / "metrics.csv").read_bytes()
     assert len(alone) > 4, "several chunks at each of several evaluations"
 
     first, second = (json.loads(said) for said in in_processes(2, lambda rank: work(rank + 1)))
-    assert first
-    assert second
     assert sorted(first + second) == sorted(alone)
-    assert (tmp_path / "1" / "run" / "metrics.csv").read_bytes() == metrics
+    assert len(second) > len(alone) // 3
+    for file in RESULT:
+        one, two = (tmp_path / rank / "run" / file for rank in ("0", "1"))
+        assert one.read_bytes() == two.read_bytes()
+    one, two = (RunFolder(tmp_path / rank / "run").read("evaluation.json") for rank in ("0", "1"))
+    assert one == two
+
+
+@pytest.mark.exhaustive
+def test_whoever_waits_for_process_0_has_patience(recipes, tmp_path, monkeypatch):
+    """What it does alone, as to look for copies among millions of photos, may take long."""
+    monkeypatch.setattr("tintype.hardware.processes.WAIT_SECONDS", 10.0)
+    monkeypatch.setattr("tintype.training.run.record_photos", lambda *_: time.sleep(15.0))
+    assert begun(recipes["resident numbers"], tmp_path, 2, lambda rank: {}) == ["None", "None"]
+    assert RunFolder(tmp_path / "run").status["state"] == "finished"
 
 
 # ---- what goes wrong ----------------------------------------------------------------------------

@@ -35,6 +35,8 @@ LAUNCHED = "TINTYPE_LAUNCHED"  # set by `tintype train --processes`
 # How long a process waits for another one. One that ends is noticed at once; this is for a network
 # that has gone silent.
 WAIT_SECONDS = float(os.environ.get("TINTYPE_WAIT_SECONDS", "1800"))
+# How long it waits for what process 0 does alone. A process that dies is noticed at once here too.
+PATIENCE = timedelta(days=7)
 REASON_SECONDS = 3.0  # how long the reason of another process is waited for, once it is gone
 SHORT = 1000  # bytes that are sent together with their number
 
@@ -77,10 +79,18 @@ class Group:
         """Return the value of each process."""
         return [value]
 
+    def ask(self, request: Any) -> None:
+        """Send a request, such a nest as well, to the others, which wait for it in `asked`."""
+
+    def asked(self) -> Any:
+        """Return the next request of process 0, however long that takes."""
+        raise ValueError("there is nobody who could ask")
+
 
 ALONE = Group()
 _current: Group = ALONE
 _dealing: Group = ALONE  # those that share what is dealt
+_helpers: Group = ALONE  # those that wait for requests of process 0
 
 
 def current() -> Group:
@@ -191,11 +201,31 @@ def planned(count: int) -> Iterator[None]:
 def dealing(group: Group) -> Iterator[None]:
     """Let the processes of a group, which all come here, share the work that is `dealt`."""
     global _dealing
-    _dealing = group
+    before, _dealing = _dealing, group
     try:
         yield
     finally:
-        _dealing = ALONE
+        _dealing = before
+
+
+@contextmanager
+def helped(group: Group) -> Iterator[None]:
+    """Let the others of a group, which wait in `asked`, help in the block; tell them of its end."""
+    global _helpers
+    before, _helpers = _helpers, group
+    try:
+        yield
+    finally:
+        _helpers = before
+    group.ask("done")
+
+
+@contextmanager
+def with_help(request: Any) -> Iterator[None]:
+    """Share what is `dealt` in the block with the helpers, who do the same when they are asked."""
+    _helpers.ask(request)
+    with dealing(_helpers):
+        yield
 
 
 def dealt(work: Sequence[Work], do: Callable[[Work], Value]) -> Iterator[tuple[Work, Value]]:
@@ -239,6 +269,7 @@ class _Joined(Group):
                 world_size=self.size,
                 timeout=wait,
             )
+            self.patient = distributed.new_group(backend="gloo", timeout=PATIENCE)
         except (RuntimeError, ValueError) as error:
             line = str(error).split("\n")[0]
             if "EADDRINUSE" in str(error) or "already in use" in str(error):
@@ -271,14 +302,20 @@ class _Joined(Group):
     def from_all(self, value: Value) -> list[Value]:
         return [nest.from_bytes(content) for content in self._bytes(nest.to_bytes(value))]
 
-    def _bytes(self, content: bytes, *, first: bool = False) -> list[bytes]:
+    def ask(self, request: Any) -> None:
+        self._bytes(nest.to_bytes(request), first=True, by=self.patient)
+
+    def asked(self) -> Any:
+        return nest.from_bytes(self._bytes(b"", first=True, by=self.patient)[0])
+
+    def _bytes(self, content: bytes, *, first: bool = False, by: Any = None) -> list[bytes]:
         """Return the bytes of process 0, or those of each."""
 
         def exchanged(own: torch.Tensor) -> list[torch.Tensor]:
             if not first:
                 return self.gather(own)
             with self._noticed():
-                self.distributed.broadcast(own, 0)
+                self.distributed.broadcast(own, 0, group=by)
             return [own]
 
         # with its length travels what is short, so that it takes one exchange

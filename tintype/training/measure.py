@@ -15,6 +15,7 @@ from tintype.data.source import DataSplits, ImageSource
 from tintype.data.typical import Typical
 from tintype.files.bounded import read_json_object
 from tintype.files.whole import held, write_picture, written_whole
+from tintype.hardware.processes import current, dealing, with_help
 from tintype.plugins import find_part, has_part, own_task
 from tintype.progress import Watcher
 from tintype.runs.folder import BY_VALIDATION, RunFolder
@@ -22,6 +23,7 @@ from tintype.runs.ranking import criterion_of
 from tintype.tasks.by_column import by_column
 from tintype.tasks.contract.evaluation import EvaluatedSet, Evaluation, Kind
 from tintype.tasks.task import Summary, Task
+from tintype.training.together import EVALUATE
 
 # Enough for an interval of about +-1 point at most; more would only cost time.
 CLEAN_TRAINING_IMAGES = 10_000
@@ -181,13 +183,21 @@ def evaluated(
         def show(done: int, total: int, split: str = split) -> None:
             watcher.on_work(f"measuring {split}", done, total)
 
-        found = task.evaluate(task.networks[task.main], source, show)
+        with with_help([EVALUATE, split, len(source)]):
+            found = task.evaluate(task.networks[task.main], source, show)
         out_of_fold = split == "val" and task.fits_validation
         kind = Kind.OUT_OF_FOLD if out_of_fold else Kind.SPLIT
         evaluations[split] = replace(found, of=EvaluatedSet(kind, split))
 
     watcher.close()
     return evaluations
+
+
+def evaluate_along(task: Task, seen: DataSplits, split: str, num_images: int) -> None:
+    """Do the share of this process in `evaluated`, called by process 0 for one of `to_measure`."""
+    source = to_measure(seen, num_images)[split]
+    with dealing(current()):
+        task.evaluate(task.networks[task.main], source)
 
 
 def recorded(

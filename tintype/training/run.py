@@ -11,6 +11,7 @@ import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from tintype.files.shard_names import absolute, names_shards, plain_name
 from tintype.hardware.arithmetic import choose_threads, computing
 from tintype.hardware.device import Choice
 from tintype.hardware.launching import launch
-from tintype.hardware.processes import ProcessLost, current, joined
+from tintype.hardware.processes import ProcessLost, current, dealing, helped, joined
 from tintype.interface.watching import OneWatcher, watched
 from tintype.plugins import data_sets, hidden
 from tintype.progress import Watcher
@@ -37,7 +38,7 @@ from tintype.tracking import check_trackers, tracked
 from tintype.training.automatic import open_settings, without_idle
 from tintype.training.engine import Engine
 from tintype.training.folds import answered_by_folds, measure_by_folds, measure_fold
-from tintype.training.measure import measure_run
+from tintype.training.measure import evaluate_along, measure_run
 from tintype.training.prepare import Prepared, prepare
 from tintype.training.rate_and_length import with_rate, within_time
 from tintype.training.record import (
@@ -305,9 +306,9 @@ def led(arguments: str) -> Iterator[RunFolder | None]:
     with joined(arguments) as group:
         if group.is_first:
             yield None
-            group.from_first(str(group.folder))  # nothing more is to be trained
+            group.ask(str(group.folder))  # nothing more is to be trained
         else:
-            yield follow(group, train_run)
+            yield RunFolder(follow(group, train_run))
 
 
 def _to_the_end(
@@ -437,23 +438,28 @@ def _fit_and_measure(run: RunFolder, prepared: Prepared, watcher: Watcher) -> En
     engine = Engine(task, recipe, run, watcher, device=prepared.device, compile=prepared.compile)
     task.selection = task.validation.selecting_part(seen.val)
     engine.fit(seen.train, task.selection)
-    if not current().is_first:  # process 0 does the rest
-        return engine
     trained = time.perf_counter()
+    with dealing(engine.group):
+        chosen = task.finish()
+    if not engine.group.is_first:  # process 0 does the rest, and asks for what it shares
+        follow(engine.group, train_run, partial(evaluate_along, task, seen))
+        return engine
+
     if engine.ended:
         reached = f"at step {engine.step:,} of {prepared.plan.total_steps:,}"
         replace_choice(run, Choice("end", reached, engine.ended))
-    for choice in task.finish():
+    for choice in chosen:
         replace_choice(run, choice)
         watcher.note(str(choice))
     for line in task.remarks():
         watcher.note(line)
 
     save_model(run, task.result(), prepared.model)
-    if recipe.fold is not None:  # one of several, which only lends its answers
-        measure_fold(run, seen, task, watcher)
-    elif recipe.measure != "none":
-        _measured(run, prepared, seen, splits, engine, watcher)
+    with helped(engine.group):
+        if recipe.fold is not None:  # one of several, which only lends its answers
+            measure_fold(run, seen, task, watcher)
+        elif recipe.measure != "none":
+            _measured(run, prepared, seen, splits, engine, watcher)
 
     write_times(
         run,

@@ -2,7 +2,7 @@
 
 Process 0 does all that `tintype train` does. When it begins to train it says what; the others
 prepare the same from the finished recipe, in a scratch folder, take each step with it, and wait for
-what comes next: the training of a fold, say, or nothing more.
+what comes next: a split to measure, the training of a fold, or nothing more.
 """
 
 from __future__ import annotations
@@ -31,6 +31,11 @@ from tintype.training.prepare import Prepared, prepare
 from tintype.version import __version__
 
 TrainRun = Callable[[RunFolder, Prepared, Watcher, str], None]
+Evaluate = Callable[[str, int], None]
+
+# What process 0 asks the others for.
+TRAIN = "train"
+EVALUATE = "evaluate"
 
 FILE = "launcher.json"  # which launch of torchrun a run belongs to
 
@@ -102,24 +107,35 @@ def announce(run: RunFolder, prepared: Prepared, command: str) -> None:
     if group.size == 1 or prepared.recipe.options.without_steps:
         return
     if group.is_first:
-        fields = prepared.recipe.model_dump(mode="json")
-        group.from_first([fields, command])
+        group.ask([TRAIN, prepared.recipe.model_dump(mode="json"), command])
     _refuse_unequal(group, prepared)
 
 
-def follow(group: Group, train_run: TrainRun) -> RunFolder:
-    """Train along with process 0 until nothing is left to do; return its run."""
-    job: list[Any] | str = ""  # process 0 has it
-    while not isinstance(job := group.from_first(job), str):
-        fields, command = job
-        approve_task(fields["task"])
-        recipe = build(fields, where="process 0")
-        own_code.approve(reference for _, reference in recipe.own_code())
-        prepared = prepare(recipe, Watcher())
-        with tempfile.TemporaryDirectory(prefix="tintype-follows-") as scratch:
-            run = RunFolder.create(scratch, "run", exact=True, recipe=recipe)
-            train_run(run, prepared, Watcher(), command)
-    return RunFolder(job)
+def follow(group: Group, train_run: TrainRun, evaluate: Evaluate | None = None) -> str:
+    """Do what process 0 asks for until nothing is left to do; return what it says then.
+
+    Args:
+        group: the processes.
+        train_run: trains a run along with process 0.
+        evaluate: measures a split of a run that is trained, given its name and number of images.
+    """
+    while not isinstance(asked := group.asked(), str):
+        kind, *what = asked
+        if kind == TRAIN:
+            _train_along(train_run, *what)
+        elif evaluate is not None:
+            evaluate(*what)
+    return asked
+
+
+def _train_along(train_run: TrainRun, fields: dict[str, Any], command: str) -> None:
+    approve_task(fields["task"])
+    recipe = build(fields, where="process 0")
+    own_code.approve(reference for _, reference in recipe.own_code())
+    prepared = prepare(recipe, Watcher())
+    with tempfile.TemporaryDirectory(prefix="tintype-follows-") as scratch:
+        run = RunFolder.create(scratch, "run", exact=True, recipe=recipe)
+        train_run(run, prepared, Watcher(), command)
 
 
 def approve_task(task: Any) -> None:

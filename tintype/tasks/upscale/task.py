@@ -574,14 +574,16 @@ class Upscale(Task):
     def _floors_of(self, photos: ImageSource) -> list[dict[str, dict[str, float]]]:
         """Return what bicubic and nearest reach on each photo, measured once."""
         if photos not in self._floors:
-            found = []
-            for number in range(len(photos)):
-                low, high = self.measured_pair(photos, number)
-                found.append({
+
+            def compared(index: Tensor) -> dict[str, dict[str, float]]:
+                low, high = self.measured_pair(photos, int(index))
+                return {
                     "bicubic": self._compared(_pixels(self.bicubic(low)), high),
                     "nearest": self._compared(_pixels(nearest(low, self.scale)), high),
-                })  # fmt: skip
-            self._floors[photos] = found
+                }
+
+            answers = answered(len(photos), compared, at_once=1)
+            self._floors[photos] = [found for _, found in answers]
         return self._floors[photos]
 
     def summarise(
