@@ -1,11 +1,11 @@
 """What a batch in parts costs, and how many cards can share one before they mostly wait.
 
     python benchmarks/parts.py [--recipe digits] [--data-root DIR] [--only one four two paper]
-                               [--seconds 2] [--blocks 20]
+                               [--seconds 4] [--blocks 20]
 
 "one" sets the engine at parts = 1 beside itself without anything that parts have brought, and
-"four" sets parts = 4 on one process beside parts = 1: steps of both alternate in one process, and
-the ratio of their medians in blocks of steps has a 95 % interval. "two" sets two processes of one
+"four" sets parts = 4 on one process beside parts = 1: steps of both alternate in one process, the
+median ratio of neighbouring ones is that of a block, and 20 blocks give a 95 % interval. "two" sets two processes of one
 thread beside one process of two threads; both wait while the other computes. "paper" computes from
 the weights of a recipe and the multiply-adds of its step, as torch counts them, after how many
 cards half of the time is exchange, if a card computes --tflops and receives --gigabytes a second.
@@ -14,6 +14,7 @@ cards half of the time is exchange, if a card computes --tflops and receives --g
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import math
 import os
@@ -24,6 +25,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +46,6 @@ from tintype.statistics import mean_interval
 from tintype.tasks.task import Phase, StepContext
 from tintype.training.engine import Engine, Plan
 from tintype.training.order import batches
-from tintype.training.parts import pieces
 
 PARTS = ("one", "four", "two", "paper")
 
@@ -70,9 +71,8 @@ class Without(Engine):
     """The engine as it was before a batch had parts."""
 
     def _gradients(self, phase: Phase, batch: Batch, plan: Plan) -> dict[str, Tensor]:
-        recipe, task = self.recipe, self.task
         generator = torch.Generator(batch.images.device).manual_seed(
-            fold(recipe.seed, phase.name, self.step)
+            fold(self.recipe.seed, phase.name, self.step)
         )
         context = StepContext(
             self.step,
@@ -80,16 +80,7 @@ class Without(Engine):
             self.step / plan.total_steps,
             generator,
         )
-        logged: dict[str, Tensor] = {}
-        for piece in pieces(batch, recipe.accumulate):
-            share = len(piece.targets) / len(batch.targets)
-            with self._named():
-                loss, more = task.loss(phase, piece, context)
-                (loss * share).backward()
-            name = "loss" if len(task.phases) == 1 else f"loss_{phase.name}"
-            for key, value in {name: loss, **more}.items():
-                logged[key] = logged.get(key, 0.0) + value.detach() * share
-        return logged
+        return self._backward(phase, batch, len(batch.targets), context)
 
 
 class Steps:
@@ -132,27 +123,24 @@ class Kind:
         return self.steps.take(count)
 
 
-def ratio(pairs: Sequence[tuple[float, float]]) -> str:
-    """Return the ratio of paired seconds with its 95 % interval, by their logarithms."""
-    logs = np.log([ours / theirs for ours, theirs in pairs])
-    low, high = mean_interval(logs) or (math.nan, math.nan)
-    middle, low, high = (math.exp(value) for value in (logs.mean(), low, high))
-    return f"{middle:.4f} (95 % interval {low:.4f} to {high:.4f}, {len(pairs)} blocks)"
+def ratio(logs: Sequence[float]) -> str:
+    """Return the ratio whose logarithms were measured in blocks, with its 95 % interval."""
+    low, high = mean_interval(np.array(logs)) or (math.nan, math.nan)
+    middle, low, high = (math.exp(value) for value in (float(np.mean(logs)), low, high))
+    return f"{middle:.4f} (95 % interval {low:.4f} to {high:.4f}, {len(logs)} blocks)"
 
 
 def alternated(
     ours: Callable[[], float], theirs: Callable[[], float], num_pairs: int
-) -> list[tuple[float, float]]:
-    """Return seconds of both in turns; who begins alternates too. The first ones are not counted."""
-    ours()
-    theirs()
-    pairs = []
+) -> np.ndarray:
+    """Return seconds (N, 2) of both in turns; who begins alternates too."""
+    pairs = np.empty((num_pairs, 2))
     for number in range(num_pairs):
         if number % 2:
-            second = theirs()
-            pairs.append((ours(), second))
+            pairs[number, 1] = theirs()
+            pairs[number, 0] = ours()
         else:
-            pairs.append((ours(), theirs()))
+            pairs[number] = ours(), theirs()
     return pairs
 
 
@@ -169,21 +157,25 @@ def four(recipe: Recipe, folder: Path, *, num_blocks: int, seconds: float) -> No
 
 
 def in_one_process(both: Sequence[Steps | Kind], num_blocks: int, seconds: float) -> str:
-    """Return the ratio of the seconds of two engines for the same steps, step by step in turns."""
-    both[0].take(3)
-    count = max(3, round(seconds / both[1].take(3) * 3))
-    pairs = [block(both, count) for _ in range(num_blocks)]
-    step = float(np.median([theirs for _, theirs in pairs]))
-    return f"{ratio(pairs)}; a step takes {1e3 * step:.1f} ms"
+    """Return the ratio of the seconds of two engines, step by step in turns.
 
-
-def block(both: Sequence[Steps | Kind], count: int) -> tuple[float, float]:
-    """Return the median seconds of a step of each; who begins alternates."""
-    spent: tuple[list[float], list[float]] = ([], [])
-    for number in range(2 * count):
-        which = (number + number // 2) % 2
-        spent[which].append(both[which].take(1))
-    return float(np.median(spent[0])), float(np.median(spent[1]))
+    Of a block counts the median over its pairs of neighbouring steps, between which hardly anything
+    else on the machine has changed.
+    """
+    ours, theirs = (partial(each.take, 1) for each in both)
+    first = alternated(ours, theirs, 5)  # warms up
+    num_pairs = max(3, round(seconds / float(first[1:].sum(1).mean())))
+    blocks = []
+    steps = []
+    for _ in range(num_blocks):
+        gc.collect()
+        gc.disable()  # it would fall into steps of either kind
+        pairs = alternated(ours, theirs, num_pairs)
+        gc.enable()
+        blocks.append(float(np.median(np.log(pairs[:, 0] / pairs[:, 1]))))
+        steps.append(float(np.median(pairs[:, 1])))
+    step = 1e3 * float(np.median(steps))
+    return f"{ratio(blocks)} of {num_pairs} pairs; a step takes {step:.1f} ms"
 
 
 # ---- processes -----------------------------------------------------------------------------------
@@ -193,8 +185,9 @@ def two(options: argparse.Namespace, *, num_pairs: int, seconds: float) -> None:
     alone = Workers(options, 1, threads=2)
     together = Workers(options, 2, threads=1)
     count = max(1, round(seconds / alone.take(5) * 5))
-    pairs = alternated(lambda: together.take(count), lambda: alone.take(count), num_pairs)
-    print(f"two processes of one thread / one of two threads: {ratio(pairs)}")
+    pairs = alternated(lambda: together.take(count), lambda: alone.take(count), num_pairs + 1)[1:]
+    logs = np.log(pairs[:, 0] / pairs[:, 1])
+    print(f"two processes of one thread / one of two threads: {ratio(logs.tolist())}")
     alone.end()
     together.end()
 
@@ -316,7 +309,7 @@ def main() -> None:
     parser.add_argument("--recipe", default="digits")
     parser.add_argument("--data-root", help="folder with the data of the recipe")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
-    parser.add_argument("--seconds", type=float, default=2.0, help="of a block of steps")
+    parser.add_argument("--seconds", type=float, default=4.0, help="of a block of steps")
     parser.add_argument("--blocks", type=int, default=20)
     parser.add_argument("--tflops", type=float, default=50.0)
     parser.add_argument("--gigabytes", type=float, default=25.0)
@@ -339,7 +332,7 @@ def main() -> None:
             if "four" in options.only:
                 four(recipe, folder, num_blocks=options.blocks, seconds=seconds)
         if "two" in options.only:
-            two(options, num_pairs=options.blocks, seconds=seconds)
+            two(options, num_pairs=options.blocks, seconds=seconds / 2)
         if "paper" in options.only:
             paper(folder, tflops=options.tflops, gigabytes=options.gigabytes)
 

@@ -443,21 +443,30 @@ class Engine:
                 parts=recipe.parts,
             )
 
-            logged: dict[str, Tensor] = {}
-            for piece in pieces(part, recipe.accumulate):
-                share = len(piece.targets) / total
-                with self._named():
-                    loss, more = task.loss(phase, piece, context)
-                    (loss * share).backward()
-                name = "loss" if len(task.phases) == 1 else f"loss_{phase.name}"
-                for key, value in {name: loss, **more}.items():
-                    logged[key] = logged.get(key, 0.0) + value.detach() * share
-            return logged
+            return self._backward(phase, part, total, context)
 
         logged = self.parts.gradients(
             batch, plan.batch_size, self.trainable[phase.network], backward
         )
         return logged if recipe.parts == 1 else task.decide(phase, logged, plan.batch_size)
+
+    def _backward(
+        self, phase: Phase, images: Batch, total: int, context: StepContext
+    ) -> dict[str, Tensor]:
+        """Leave the gradient of some of `total` images in the weights; return the scalars to log.
+
+        They are computed in as many pieces as the recipe says (`accumulate`).
+        """
+        logged: dict[str, Tensor] = {}
+        for piece in pieces(images, self.recipe.accumulate):
+            share = len(piece.targets) / total
+            with self._named():
+                loss, more = self.task.loss(phase, piece, context)
+                (loss * share).backward()
+            name = "loss" if len(self.task.phases) == 1 else f"loss_{phase.name}"
+            for key, value in {name: loss, **more}.items():
+                logged[key] = logged.get(key, 0.0) + value.detach() * share
+        return logged
 
     def _named(self) -> AbstractContextManager[None]:
         """Say of an error in the block that it may be one of the user's own code, if there is."""
