@@ -30,7 +30,7 @@ from typing import TypeVar
 import numpy as np
 import psutil
 
-from tintype.data.decode import Unreadable
+from tintype.data.decode import Unreadable, quiet_pillow
 from tintype.errors import UserError
 from tintype.files import system
 from tintype.files.bounded import is_temporary, remove_folder, temporary_folder
@@ -299,6 +299,7 @@ def _write(
     digest = hashlib.sha256()  # of the images' own, which the threads take
     skipped: list[tuple[int, str]] = []
     with (
+        quiet_pillow(),  # once, as that costs a tenth of decoding a small picture
         open(folder / "pixels.u8", "wb") as file,
         contextlib.closing(in_order(with_digest, num_images, small=small)) as images,
     ):

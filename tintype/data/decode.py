@@ -474,6 +474,8 @@ def open_picture(source: str | os.PathLike[str] | bytes) -> Image.Image:
 
 def _open(source: str | os.PathLike[str] | bytes) -> Image.Image:
     refuse_costly_file(source)
+    # by itself it would load the reader for the file's ending, and then those of all 45 formats
+    Image.preinit()
     image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
     if image.width * image.height > MAX_PIXELS:
         image.close()
