@@ -159,8 +159,8 @@ PARTS: dict[str, Part] = {
         None,
         (
             Figure(
-                "photos a second of `tintype predict`, of the slower of decoding and network",
-                rf"^ratio to the slower: median {NUMBER}",
+                "photos a second of `tintype predict`, of what decoding and network allow together",
+                rf"^share of the bound: median {NUMBER}",
             ),
         ),
         60,

@@ -22,7 +22,7 @@ PRINTED = {
         [3.0, 25.8],
     ),
     "serve": ("batched / plain: 2.31 (2.20 to 2.40)\n", [2.31]),
-    "predict": ("ratio to the slower: median 0.93 (0.90 to 0.96)\n", [0.93]),
+    "predict": ("share of the bound: median 0.93 (0.90 to 0.96)\n", [0.93]),
     "heads": (
         "2 pairs: log loss -0.0848 on average (lower in 2); accuracy +1.89 points (paired 95 % "
         "interval +0.10 to +3.68); seconds 0.15 of theirs in the median, 0.16 at the most.",
