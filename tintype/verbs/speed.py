@@ -291,7 +291,7 @@ def _made_cifar10() -> tuple[Any, dict[str, Any]]:
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (1_500, 32, 32, 3), dtype=np.uint8)
     labels = [f"class{number % 10}" for number in range(len(images))]
-    return given((images, labels), {**stated, "val_fraction": 0.2, "test_fraction": 0.1})
+    return given((images, labels), {**stated, "val_fraction": 0.1, "test_fraction": 0.1})
 
 
 def _around(*what: str, folder: Path, name: str) -> float:
