@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -220,11 +223,45 @@ def test_a_name_that_is_taken_there_gets_a_number(tt, bucket: str, tmp_path: Pat
 
     code, _, errors = tt(*TINY, "--out", bucket, "--name", "digits")
     assert (code, errors.count("\n")) == (2, 1)
-    assert "is there already" in errors
+    assert f"is taken by a run that {platform.node()} prepares, or was killed at" in errors
     assert not (tmp_path / "runs").exists()
 
     assert tt(*TINY, "--steps", "1", "--out", bucket)[0] == 2  # both lengths: nothing is claimed
-    assert remote._claim(bucket, "digits", "b1", exact=False).name == "digits-2"
+    assert remote._claim(bucket, "digits", "b1", exact=False)[0].name == "digits-2"
+
+
+def test_the_claim_of_a_preparation_that_was_killed_is_taken_over(tt, bucket: str, monkeypatch):
+    """SIGKILL leaves it: a manifest without files."""
+    script = (
+        "from tintype.files.lease import this_process as p; import json; print(json.dumps(p()))"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, check=True, text=True, encoding="utf-8"
+    )
+    gone = json.loads(said.stdout)
+    store = remote.Store(f"{bucket}/digits")
+    store.create(1, {"owner": "a0", "files": {}, "by": {**gone, "machine": "far away"}})
+
+    code, _, errors = tt("train", "--resume", store.address)
+    assert (code, errors.count("\n")) == (2, 1)
+    assert "has not begun" in errors
+    code, _, errors = tt(*TINY, "--out", bucket, "--name", "digits")
+    assert (code, errors.count("\n")) == (2, 1)
+    assert "is taken by a run that far away prepares, or was killed at" in errors
+
+    store.remove_manifest(1)
+    store.create(1, {"owner": "a0", "files": {}, "by": gone})
+    assert tt(*TINY, "--out", bucket, "--name", "digits")[0] == 0
+    assert api.load(store.address).status["state"] == "finished"
+
+
+def test_a_kind_of_address_that_nobody_knows(tt, tmp_path: Path):
+    """It is neither read nor written, so that the line speaks of neither."""
+    for arguments in ([*TINY, "--out", "nosuch://bucket/runs"], ["train", "nosuch://a/b.tar"]):
+        code, _, errors = tt(*arguments)
+        assert (code, errors.count("\n")) == (2, 1)
+        assert "is no address that fsspec knows: there is no nosuch://" in errors
+    assert not (tmp_path / "runs").exists()
 
 
 def test_without_the_right_to_write_it_says_so_at_once(tt, bucket: str, tmp_path, monkeypatch):

@@ -103,8 +103,8 @@ class Leases:
 
         if says.get("state") == "released":
             return says, False
-        if says.get("machine") == platform.node():
-            return says, _is_running(says)
+        if (alive := is_running(says)) is not None:
+            return says, alive
         return says, self._unchanged(path, content) < STALE_SECONDS
 
     def _unchanged(self, path: Path, content: bytes) -> float:
@@ -125,16 +125,8 @@ class Lease:
     """
 
     def __init__(self, path: Path, before: Mapping[str, Any]) -> None:
-        import psutil
-
         self.path, self.before, self.lost = path, before, False
-        self._says: dict[str, Any] = {
-            "state": "held",
-            "machine": platform.node(),
-            "process": os.getpid(),
-            "born": psutil.Process().create_time(),
-            "notes": [],
-        }
+        self._says: dict[str, Any] = {"state": "held", **this_process(), "notes": []}
         self._guard = threading.Lock()
         self._over = threading.Event()
         self._write()
@@ -176,10 +168,23 @@ class Lease:
             write_json(self.path, said)
 
 
-def _is_running(says: Mapping[str, Any]) -> bool:
-    """Return whether a process of this machine is alive, and no other that has got its number."""
+def this_process() -> dict[str, Any]:
+    """Return what tells this process from all others, for `is_running`."""
     import psutil
 
+    born = psutil.Process().create_time()
+    return {"machine": platform.node(), "process": os.getpid(), "born": born}
+
+
+def is_running(says: Mapping[str, Any]) -> bool | None:
+    """Return whether a process is alive, and no other that has got its number.
+
+    None where it is one of another machine, of which that is not known.
+    """
+    import psutil
+
+    if says.get("machine") != platform.node():
+        return None
     try:
         process = psutil.Process(int(says["process"]))
         same = abs(process.create_time() - float(says["born"])) < 2

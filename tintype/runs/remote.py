@@ -27,6 +27,7 @@ from tintype.data.cache import cache_folder
 from tintype.data.shards.places import asked, file_system, in_threads, why
 from tintype.errors import UserError
 from tintype.files.bounded import is_temporary, read_json_object, temporary_folder
+from tintype.files.lease import is_running, this_process
 from tintype.files.names import check_name
 from tintype.files.system import rename
 from tintype.files.whole import write_json, written_whole
@@ -214,7 +215,11 @@ def _checked(address: str, content: bytes) -> dict[str, Any]:
                 raise ValueError(f"the path {path!r}")
             if not _AT.fullmatch(file["at"]) or len(file["sha256"]) != 64:
                 raise ValueError(f"the entry of {path!r}")
-        return {"owner": str(manifest["owner"]), "files": dict(manifest["files"])}
+        return {
+            "owner": str(manifest["owner"]),
+            "files": dict(manifest["files"]),
+            "by": dict(manifest.get("by", {})),
+        }
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(f"the manifest of {address} is broken ({error}).") from None
 
@@ -230,6 +235,7 @@ class Claim:
         folder: that the run folder is made in.
         name: of the run; "" where none is claimed.
         exact: whether no other name will do.
+        number: of the manifest that claims it.
     """
 
     folder: Path
@@ -237,11 +243,12 @@ class Claim:
     exact: bool
     store: Store | None = None
     owner: str = ""
+    number: int = 0
 
     def keep(self, run: Path) -> None:
         """Note in the run folder where the run is uploaded."""
         if self.store is not None:
-            _write_record(run, self.store.address, self.owner, 1)
+            _write_record(run, self.store.address, self.owner, self.number)
 
 
 @contextmanager
@@ -262,29 +269,49 @@ def claimed(out: str | Path, named: Callable[[], str], *, exact: bool) -> Iterat
     name = named()
     check_name(name, "run")
     owner = uuid.uuid4().hex[:12]
-    store = _claim(address, name, owner, exact=exact)
+    store, number = _claim(address, name, owner, exact=exact)
     try:
-        yield Claim(FOLDER, store.name, True, store, owner)
+        yield Claim(FOLDER, store.name, True, store, owner, number)
     except BaseException:
-        store.remove_manifest(1)
+        store.remove_manifest(number)
         raise
 
 
-def _claim(address: str, name: str, owner: str, *, exact: bool) -> Store:
+def _claim(address: str, name: str, owner: str, *, exact: bool) -> tuple[Store, int]:
+    """Claim a name by a manifest without files; return its place and the manifest's number.
+
+    The claim of a process of this machine that is gone counts for nothing.
+    """
     tried = 1
     while True:
         store = Store(f"{address}/{name}" if tried == 1 else f"{address}/{name}-{tried}")
-        if not (FOLDER / store.name).exists() and not store.numbers():
-            first = {"owner": owner, "files": {}}
-            if store.create(1, first) and store.numbers() == [1]:
-                return store
+        number, manifest = store.latest()
+        is_free = not number or (not manifest["files"] and is_running(manifest["by"]) is False)
+        if is_free and not (FOLDER / store.name).exists():
+            claim = {"owner": owner, "files": {}, "by": this_process()}
+            if store.create(number + 1, claim) and store.numbers()[-1:] == [number + 1]:
+                if number:
+                    store.remove_manifest(number)
+                return store, number + 1
         if exact:
-            taken = store.address if store.numbers() else FOLDER / store.name
-            raise UserError(
-                f"{taken} is there already, and nothing is overwritten. Choose another --name, "
-                f"or go on with it: tintype train --resume {taken}"
-            )
+            raise _taken(store)
         tried += 1
+
+
+def _taken(store: Store) -> UserError:
+    """Return the error for a name that a run has, or is about to have."""
+    number, manifest = store.latest()
+    if number and not manifest["files"]:
+        machine = manifest["by"].get("machine", "another machine")
+        return UserError(
+            f"{store.address} is taken by a run that {machine} prepares, or was killed at. Choose "
+            f"another --name; if it was killed, {store.address}/manifests may be removed."
+        )
+    taken = store.address if number else FOLDER / store.name
+    return UserError(
+        f"{taken} is there already, and nothing is overwritten. Choose another --name, "
+        f"or go on with it: tintype train --resume {taken}"
+    )
 
 
 def _write_record(run: Path, address: str, owner: str, number: int) -> None:
@@ -540,7 +567,12 @@ def _fetch(store: Store, folder: Path, record: Path, wanted: Callable[[str], boo
     for _ in range(TRIES):
         number, manifest = store.latest()
         files: Files = {p: f for p, f in manifest.get("files", {}).items() if wanted(p)}
-        if not manifest.get("files"):
+        if number and not manifest["files"]:
+            raise UserError(
+                f"the run at {store.address} has not begun: it is being prepared, or was killed "
+                "before anything was uploaded. Nothing is there to go on with."
+            )
+        if not number:
             raise UserError(
                 f"there is no run at {store.address}. "
                 "Expected the address of one, such as s3://bucket/runs/NAME."

@@ -143,7 +143,12 @@ def file_system(address: str) -> tuple[Any, str]:
             "pip install 'tintype[shards]'"
         ) from None
     except ValueError as error:
-        raise UserError(f"'{address}' cannot be read: {error}.") from None
+        if "not known" in str(error):
+            raise UserError(
+                f"'{address}' is no address that fsspec knows: there is no {protocol}://. "
+                "Expected s3://, gs://, https:// or another of its kinds."
+            ) from None
+        raise UserError(f"'{address}' is no address that fsspec understands: {error}.") from None
 
 
 def asked(address: str, question: Callable[[], T]) -> T:
