@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,33 +18,63 @@ from tintype.progress import Progress
 from tintype.runs.pretrained import load_pretrained, own_preprocessing
 
 
-def load_backbone(
-    network: nn.Module,
-    model: str,
-    spec: DataSpec,
-    *,
-    weights: str,
-    target: TargetKind,
-    own_statistics: bool,
-    progress: Progress | None = None,
-) -> tuple[dict[str, Any], DataSpec]:
-    """Load weights into `network`; return where they come from, and what the network is shown.
+@dataclass(frozen=True)
+class Pretraining:
+    """How a task begins with pretrained weights, and what of the network it trains.
 
-    With `own_statistics` pixels are normalised as they were for those weights, otherwise as `spec`
-    says. A head for another `target` is not loaded.
+    All but the last are fields of the recipe.
 
-    Raises:
-        UserError: the weights are not there or do not fit the model.
+    Attributes:
+        weights: where the weights come from.
+        tune: what is trained: head, last:N or all.
+        solver: how a head alone is fitted.
+        views: augmented copies of each image that a head alone is fitted to.
+        layer_decay: see `Thawing`.
+        unfreeze: see `Thawing`.
+        freeze_norm: see `Thawing`.
+        own_statistics: whether pixels are normalised as they were for these weights, and not as
+            the data says.
     """
-    origin = load_pretrained(network, model, spec, weights, progress, target)
-    own = own_preprocessing(model, weights)
-    return origin, own.normalising(spec) if own and own_statistics else spec
 
+    weights: str
+    tune: str
+    solver: str
+    views: int
+    layer_decay: float
+    unfreeze: float
+    freeze_norm: bool
+    own_statistics: bool
 
-def stages_to_train(tune: str) -> int | None:
-    """Return how many of the last stages `tune` trains, as in "last:2"; None for all of them."""
-    kind, _, count = tune.partition(":")
-    return int(count) if kind == "last" else None
+    def load(
+        self,
+        network: nn.Module,
+        model: str,
+        spec: DataSpec,
+        target: TargetKind,
+        progress: Progress | None = None,
+    ) -> tuple[dict[str, Any], DataSpec]:
+        """Load the weights into `network`; return their origin, and what the network is shown.
+
+        A head for another `target` is not loaded.
+
+        Raises:
+            UserError: the weights are not there or do not fit the model.
+        """
+        origin = load_pretrained(network, model, spec, self.weights, progress, target)
+        own = own_preprocessing(model, self.weights)
+        return origin, own.normalising(spec) if own and self.own_statistics else spec
+
+    def thawing(self, network: nn.Module, parts: Parts) -> Thawing:
+        """Return what trains the last stages of the network, or all of them."""
+        kind, _, count = self.tune.partition(":")
+        return Thawing(
+            network,
+            parts,
+            thawed=int(count) if kind == "last" else None,
+            layer_decay=self.layer_decay,
+            unfreeze=self.unfreeze,
+            freeze_norm=self.freeze_norm,
+        )
 
 
 class FeatureSource(ImageSource):

@@ -19,6 +19,7 @@ from tintype.tasks.classify.options import LOSSES
 from tintype.tasks.classify.transfer import transfer
 from tintype.tasks.own_loss import OwnLoss
 from tintype.tasks.own_metrics import OwnMetrics
+from tintype.tasks.pretrained import Pretraining
 
 __all__ = ["Classify", "make", "restore"]
 
@@ -59,12 +60,11 @@ def make(
         UserError: unknown model or option, images that the model cannot take, or weights that are
             not there or do not fit.
     """
+    weighted = splits.train.weights is not None
     settings: dict[str, Any] = {
         "dtype": dtype,
         "augment": augment,
-        "loss": None
-        if loss in LOSSES
-        else OwnLoss(loss, device, weighted=splits.train.weights is not None),
+        "loss": None if loss in LOSSES else OwnLoss(loss, device, weighted=weighted),
         "own_metrics": OwnMetrics(metrics, FIGURES),
         "label_smoothing": label_smoothing,
         "one_hot": one_hot,
@@ -87,28 +87,16 @@ def make(
         task = Classify(network.to(device), spec, device, **settings)
         task.choices = choices
         return task
-    return transfer(
-        network,
-        model,
-        spec,
-        device,
-        weights=weights,
-        tune=tune,
-        solver=solver,
-        hidden=head,
-        views=views,
-        sampling=sampling,
-        num_train=len(splits.train),
-        num_val=len(splits.val),
-        layer_decay=layer_decay,
-        unfreeze=unfreeze,
-        freeze_norm=freeze_norm,
-        interpolate=interpolate,
+
+    how = Pretraining(
+        weights, tune, solver, views, layer_decay, unfreeze, freeze_norm,
         own_statistics=normalise is None,
-        seed=seed,
-        progress=progress,
-        **settings,
-    )
+    )  # fmt: skip
+    return transfer(
+        network, model, spec, device, how, hidden=head, sampling=sampling,
+        num_train=len(splits.train), num_val=len(splits.val), interpolate=interpolate, seed=seed,
+        progress=progress, **settings,
+    )  # fmt: skip
 
 
 def restore(

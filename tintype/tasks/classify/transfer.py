@@ -28,11 +28,9 @@ from tintype.tasks.heads import FittedHead, fit_head, fits_in
 from tintype.tasks.interpolation import SHARES, Line, between, copied
 from tintype.tasks.pretrained import (
     FeatureSource,
-    Thawing,
+    Pretraining,
     as_features,
     folded,
-    load_backbone,
-    stages_to_train,
     take_over,
 )
 from tintype.tasks.task import Evaluation, Phase, StepContext, Summary
@@ -598,7 +596,7 @@ class FineTune(Transfer):
     2022, LP-FT).
 
     Args:
-        thawing: which stages are trained, and how fast.
+        how: which stages are trained, and how fast.
         warm_up_head: whether the head is fitted to features before the first step.
         interpolate: whether validation chooses how much of the way from that head on the frozen
             network to the fine-tuned network is gone.
@@ -610,13 +608,13 @@ class FineTune(Transfer):
         spec: DataSpec,
         device: torch.device,
         *,
-        thawing: Mapping[str, Any],
+        how: Pretraining,
         warm_up_head: bool = True,
         interpolate: bool = False,
         **settings: Any,
     ) -> None:
         super().__init__(network, spec, device, **settings)
-        self.thawing = Thawing(network, self.parts, **thawing)
+        self.thawing = how.thawing(network, self.parts)
         self.warm_up_head = warm_up_head
         self.warm_features: Tensor | None = None
         self.interpolate = interpolate
@@ -781,53 +779,31 @@ def transfer(
     model: str,
     spec: DataSpec,
     device: torch.device,
+    how: Pretraining,
     *,
-    weights: str,
-    tune: str,
-    solver: str,
     hidden: Sequence[int],
-    views: int,
     sampling: str,
     num_train: int,
     num_val: int,
-    layer_decay: float,
-    unfreeze: float,
-    freeze_norm: bool,
     interpolate: bool,
-    own_statistics: bool,
     progress: Progress | None = None,
     **settings: Any,
 ) -> Transfer:
-    """Load pretrained weights into `network` and return the task that trains it as `tune` says.
+    """Load pretrained weights into `network` and return the task that trains it.
 
-    The parameters are fields of the recipe; `own_statistics` is as in `load_backbone`.
+    The other parameters are fields of the recipe.
 
     Raises:
         UserError: the weights are not there or do not fit the model.
     """
-    origin, spec = load_backbone(
-        network,
-        model,
-        spec,
-        weights=weights,
-        target=spec.target,
-        own_statistics=own_statistics,
-        progress=progress,
-    )
+    origin, spec = how.load(network, model, spec, spec.target, progress)
     network = network.to(device)
     settings |= {"model": model, "origin": origin}
-    if tune == "head" and solver == "exact":
+    if how.tune != "head":
+        return FineTune(network, spec, device, how=how, interpolate=interpolate, **settings)
+    if how.solver == "exact":
         return ExactHead(
-            network, spec, device, views=views, sampling=sampling, num_train=num_train,
+            network, spec, device, views=how.views, sampling=sampling, num_train=num_train,
             num_val=num_val, **settings,
         )  # fmt: skip
-    if tune == "head":
-        return HeadOnly(network, spec, device, hidden=hidden, views=views, **settings)
-
-    thawing = {
-        "thawed": stages_to_train(tune),
-        "layer_decay": layer_decay,
-        "unfreeze": unfreeze,
-        "freeze_norm": freeze_norm,
-    }
-    return FineTune(network, spec, device, thawing=thawing, interpolate=interpolate, **settings)
+    return HeadOnly(network, spec, device, hidden=hidden, views=how.views, **settings)

@@ -19,8 +19,10 @@ from tintype.plugins import check_model_is_for, reference
 from tintype.runs.graph import GraphNetwork
 from tintype.tasks.own_loss import OwnLoss
 from tintype.tasks.own_metrics import OwnMetrics
+from tintype.tasks.pretrained import Pretraining
 from tintype.tasks.regress.options import LOSSES
 from tintype.tasks.regress.regressor import FIGURES, Regress
+from tintype.tasks.regress.transfer import transfer
 
 TARGETS = ("numbers",)
 
@@ -86,19 +88,17 @@ def make(
         "train_targets": splits.train.targets,
     }  # fmt: skip
 
-    if weights in (None, "none"):
-        task = Regress(network.to(device), spec.normalised(normalise), device, **settings)
+    spec = spec.normalised(normalise)
+    if weights is None or weights == "none":
+        task = Regress(network.to(device), spec, device, **settings)
         task.choices = choices
         return task
 
-    from tintype.tasks.regress.transfer import transfer  # scikit-learn is slow to import
-
-    return transfer(
-        network, model, spec.normalised(normalise), device, weights=weights, tune=tune,
-        solver=solver,
-        views=views, layer_decay=layer_decay, unfreeze=unfreeze, freeze_norm=freeze_norm,
-        own_statistics=normalise is None, seed=seed, progress=progress, **settings,
+    how = Pretraining(
+        weights, tune, solver, views, layer_decay, unfreeze, freeze_norm,
+        own_statistics=normalise is None,
     )  # fmt: skip
+    return transfer(network, model, spec, device, how, seed=seed, progress=progress, **settings)
 
 
 def restore(

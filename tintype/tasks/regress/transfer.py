@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,11 +19,9 @@ from tintype.seeds import fold
 from tintype.tasks.frozen import FrozenBackbone
 from tintype.tasks.pretrained import (
     FeatureSource,
-    Thawing,
+    Pretraining,
     as_features,
     folded,
-    load_backbone,
-    stages_to_train,
     take_over,
 )
 from tintype.tasks.regress.objective import SMALLEST_LOG_SCALE, split_outputs
@@ -291,7 +288,7 @@ class FineTune(Transfer):
     2022, LP-FT).
 
     Args:
-        thawing: which stages are trained, and how fast.
+        how: which stages are trained, and how fast.
     """
 
     def __init__(
@@ -300,11 +297,11 @@ class FineTune(Transfer):
         spec: DataSpec,
         device: torch.device,
         *,
-        thawing: Mapping[str, Any],
+        how: Pretraining,
         **settings: Any,
     ) -> None:
         super().__init__(network, spec, device, **settings)
-        self.thawing = Thawing(network, self.parts, **thawing)
+        self.thawing = how.thawing(network, self.parts)
         self.features: Tensor | None = None
 
     def sources(self, splits: DataSplits, progress: Progress | None = None) -> DataSplits:
@@ -331,44 +328,20 @@ def transfer(
     model: str,
     spec: DataSpec,
     device: torch.device,
+    how: Pretraining,
     *,
-    weights: str,
-    tune: str,
-    solver: str,
-    views: int,
-    layer_decay: float,
-    unfreeze: float,
-    freeze_norm: bool,
-    own_statistics: bool,
     progress: Progress | None = None,
     **settings: Any,
 ) -> Transfer:
-    """Load pretrained weights into `network` and return the task that trains it as `tune` says.
-
-    The parameters are fields of the recipe; `own_statistics` is as in `load_backbone`.
+    """Load pretrained weights into `network` and return the task that trains it.
 
     Raises:
         UserError: the weights are not there or do not fit the model.
     """
     # a new head in any case, since no other one says how far it may be off
-    origin, spec = load_backbone(
-        network,
-        model,
-        spec,
-        weights=weights,
-        target=NoTarget(),
-        own_statistics=own_statistics,
-        progress=progress,
-    )
+    origin, spec = how.load(network, model, spec, NoTarget(), progress)
     network = network.to(device)
     settings |= {"model": model, "origin": origin}
-    if tune == "head":
-        return HeadOnly(network, spec, device, views=views, solver=solver, **settings)
-
-    thawing = {
-        "thawed": stages_to_train(tune),
-        "layer_decay": layer_decay,
-        "unfreeze": unfreeze,
-        "freeze_norm": freeze_norm,
-    }
-    return FineTune(network, spec, device, thawing=thawing, **settings)
+    if how.tune == "head":
+        return HeadOnly(network, spec, device, views=how.views, solver=how.solver, **settings)
+    return FineTune(network, spec, device, how=how, **settings)
