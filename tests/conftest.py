@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import locale
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,6 +29,8 @@ os.environ["TINTYPE_WEIGHTS_MIRROR"] = "http://127.0.0.1:9"  # no test downloads
 import hypothesis
 import pytest
 import torch
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 
 from tintype import api, cli
@@ -54,7 +57,32 @@ def _written(_: int) -> None:
 os.fsync = _written
 
 # Most of the time of a page goes into the dots of its figures for print.
-print_figures.DPI = 40
+FEW_DOTS = 40
+print_figures.DPI = FEW_DOTS
+
+_render = print_figures._rendered
+_rendered: dict[tuple[Any, ...], bytes] = {}
+
+
+def _rendered_once(figure: Figure, form: str, metadata: dict[str, str | None]) -> bytes:
+    """Render one figure of each kind and hand it out for the others of that kind.
+
+    Two are of one kind if their axes are about the same and they hold the same unusual words. Tests
+    of the files themselves set another DPI, with which each figure is rendered.
+    """
+    if print_figures.DPI != FEW_DOTS:
+        return _render(figure, form, metadata)
+
+    about = [(ax.get_title(), ax.get_xlabel(), ax.get_ylabel()) for ax in figure.axes[:4]]
+    words = {text.get_text() for text in figure.findobj(Text)}
+    unusual = {word for word in words if re.search(r"[^\w\s.,:;%()/+−–·×-]", word)}
+    kind = (form, *about, frozenset(unusual))
+    if kind not in _rendered:
+        _rendered[kind] = _render(figure, form, metadata)
+    return _rendered[kind]
+
+
+print_figures._rendered = _rendered_once
 
 # PyTorch counts no more threads than there are cores unless it is asked.
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
