@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -38,20 +39,27 @@ LEVEL = {room: level for level, rooms in enumerate(LAYERS, start=1) for room in 
 STILL_UP: set[tuple[str, str]] = set()
 
 
-def imports(path: Path) -> set[str]:
-    """Return which modules of the package a file imports, at the top or inside a function.
+def nodes(path: Path) -> list[ast.AST]:
+    """Return the syntax of a file, node by node."""
+    return list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+
+
+@cache
+def imports(module: str) -> set[str]:
+    """Return which other modules of the package one imports, at the top or inside a function.
 
     What only a type checker reads is left out.
     """
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    path = MODULES[module]
+    whole = nodes(path)
     for_types = {
         id(inner)
-        for node in ast.walk(tree)
+        for node in whole
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
         for inner in ast.walk(node)
     }
     names: set[str] = set()
-    for node in ast.walk(tree):
+    for node in whole:
         if id(node) in for_types:
             continue
         if isinstance(node, ast.Import):
@@ -61,10 +69,7 @@ def imports(path: Path) -> set[str]:
             parts = {f"{node.module}.{alias.name}" for alias in node.names}
             names |= {part for part in parts if part.removeprefix("tintype.") in MODULES}
             names |= set() if parts <= names else {str(node.module)}
-    return {name.removeprefix("tintype.") for name in names} & set(MODULES)
-
-
-ARROWS = {module: imports(path) - {module} for module, path in MODULES.items()}
+    return ({name.removeprefix("tintype.") for name in names} & set(MODULES)) - {module}
 
 
 def level(module: str) -> int:
@@ -73,7 +78,7 @@ def level(module: str) -> int:
 
 @pytest.mark.parametrize("module", sorted(MODULES))
 def test_imports_point_down(module):
-    up = {(module, other) for other in ARROWS[module] if level(other) > level(module)}
+    up = {(module, other) for other in imports(module) if level(other) > level(module)}
     assert up <= STILL_UP
 
 
@@ -82,14 +87,14 @@ def test_models_know_of_data_only_what_travels():
         other
         for module in MODULES
         if level(module)
-        for other in ARROWS[module]
+        for other in imports(module)
         if module.startswith("models") and other.startswith("data")
     }
     assert arrows == {"data.source"}
 
 
 def test_no_exception_outlives_its_reason():
-    assert all(other in ARROWS[module] for module, other in STILL_UP)
+    assert all(other in imports(module) for module, other in STILL_UP)
 
 
 def circles(arrows: dict[str, set[str]]) -> list[list[str]]:
@@ -113,7 +118,7 @@ def circles(arrows: dict[str, set[str]]) -> list[list[str]]:
 
 def test_no_module_imports_itself_by_way_of_others():
     assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [["a", "b", "c"]]
-    assert circles(ARROWS) == []
+    assert circles({module: imports(module) for module in MODULES}) == []
 
 
 # The verbs, from the ground up: one imports another only if it stands after it. Those that are not
@@ -139,7 +144,7 @@ def verb_of(module: str) -> str:
 @pytest.mark.parametrize("module", sorted(filter(verb_of, MODULES)))
 def test_verbs_import_one_another_only_downward(module):
     own = verb_of(module)
-    others = {verb_of(other) for other in ARROWS[module]} - {"", own}
+    others = {verb_of(other) for other in imports(module)} - {"", own}
     lower = VERBS[: VERBS.index(own)] if own in VERBS else ()
     assert others <= set(lower)
 
@@ -154,22 +159,20 @@ def tasks_named(module: str) -> set[str]:
     own = module.split(".")[1] if module.startswith("tasks.") and module.count(".") else ""
     constants = {
         node.value
-        for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8")))
+        for node in nodes(MODULES[module])
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
     }
-    imported = {other.split(".")[1] for other in ARROWS[module] if other.startswith("tasks.")}
+    imported = {other.split(".")[1] for other in imports(module) if other.startswith("tasks.")}
     return (tasks & (constants | imported)) - {own}
 
 
-NAMING = {
-    module
-    for module in MODULES
-    if module.split(".")[0] not in MAY_NAME_A_TASK and tasks_named(module)
-}
-
-
 def test_a_task_is_named_in_its_own_folder_alone():
-    assert set() == NAMING
+    naming = {
+        module
+        for module in MODULES
+        if module.split(".")[0] not in MAY_NAME_A_TASK and tasks_named(module)
+    }
+    assert naming == set()
 
 
 # Where classes may be assumed: the kind of target itself, its short names on a DataSpec, the format
@@ -226,7 +229,7 @@ def test_loading_runs_no_code(module):
     """No pickle is read: torch.load only with weights_only, YAML only by the safe loader with
     bounds, no eval. Programs of torch are opened in one place, which asks for the user's trust.
     """
-    for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
+    for node in nodes(MODULES[module]):
         if not isinstance(node, ast.Call):
             continue
         called = ast.unparse(node.func)
@@ -290,7 +293,7 @@ def test_text_has_a_stated_encoding():
         f"{path.relative_to(root)}:{call.lineno}"
         for folder in ("tintype", "tests", "benchmarks", "examples")
         for path in (root / folder).rglob("*.py")
-        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for call in nodes(path)
         if isinstance(call, ast.Call) and _lacks_an_encoding(call)
     ]
     assert not found
