@@ -126,4 +126,4 @@ def compressed_plotly() -> str:
     DecompressionStream.
     """
     script = (resources.files("plotly") / "package_data" / "plotly.min.js").read_bytes()
-    return base64.b64encode(gzip.compress(script, compresslevel=9, mtime=0)).decode("ascii")
+    return base64.b64encode(gzip.compress(script, compresslevel=5, mtime=0)).decode("ascii")
