@@ -30,9 +30,10 @@ from tintype.hardware.arithmetic import (
     onednn_instructions,
     onednn_version,
 )
-from tintype.hardware.device import Choice, choose_compile
+from tintype.hardware.device import Choice, choose_compile, choose_precision
 from tintype.progress import Watcher
 from tintype.recipe import build
+from tintype.training.prepare import prepare
 from tintype.verbs import evaluate
 
 CPU, CUDA, MPS = torch.device("cpu"), torch.device("cuda"), torch.device("mps")
@@ -462,3 +463,29 @@ def test_a_part_of_the_benchmark_of_gpus_that_fails_leaves_the_others(
     output = capsys.readouterr().out
     assert "(kept)" in output
     assert "skipped: 15 s are needed" in output
+
+
+@pytest.mark.parametrize(
+    ("vendor", "flags", "any_units", "expected"),
+    [
+        ("AuthenticAMD", {"avx512_bf16"}, False, torch.bfloat16),
+        ("GenuineIntel", {"avx512_bf16"}, False, torch.float32),
+        ("GenuineIntel", {"avx512_bf16", "amx_bf16"}, False, torch.bfloat16),
+        ("GenuineIntel", {"avx512_bf16"}, True, torch.bfloat16),  # a run of an earlier version
+        ("AuthenticAMD", {"avx2"}, True, torch.float32),
+    ],
+)
+def test_bf16_is_chosen_where_it_is_faster(vendor, flags, any_units, expected, monkeypatch):
+    monkeypatch.setattr("tintype.hardware.device.cpu_flags", lambda: frozenset(flags))
+    monkeypatch.setattr("tintype.hardware.device._cpu_line", {"vendor_id": vendor}.__getitem__)
+    dtype, _ = choose_precision("auto", torch.device("cpu"), any_units=any_units)
+    assert dtype == expected
+
+
+def test_a_run_goes_on_in_the_precision_in_which_an_earlier_version_began_it(tiny, monkeypatch):
+    monkeypatch.setattr("tintype.hardware.device.cpu_flags", lambda: frozenset({"avx512_bf16"}))
+    monkeypatch.setattr(
+        "tintype.hardware.device._cpu_line", {"vendor_id": "GenuineIntel"}.__getitem__
+    )
+    begun = [prepare(tiny(precision="auto", rules=rules), Watcher()) for rules in (1, 2, 3)]
+    assert [each.model["precision"] for each in begun] == ["bf16", "bf16", "fp32"]

@@ -76,7 +76,7 @@ MOST_THREADS = 1024  # beyond, systems refuse to begin them
 # `as_new_run` gives every run that is begun now the new value.
 OLD_SPLIT_RULE = "at-image-size"
 NEW_SPLIT_RULE = "from-photos"
-NEW_RULES = 2
+NEW_RULES = 3
 
 OPTIMIZERS = ("sgd", "adam", "adamw", "muon")
 
@@ -395,10 +395,11 @@ class Recipe(BaseModel, metaclass=_ByName):
         ge=0,
         description="Seed for the weights, the order of the images, augmentation and dropout.",
     )
-    rules: Literal[1, 2] = Field(
+    rules: Literal[1, 2, 3] = Field(
         default=1,
-        description="Rules for validation. With 2 (new runs), what chooses the weights does not "
-        "calibrate the confidence; with 1, all images do both.",
+        description="Rules of the version that the run was begun with. From 2 on, what chooses the "
+        "weights does not calibrate the confidence; with 1, all images do both. With 3 (new runs), "
+        "precision: auto takes bf16 only where the processor is faster at it.",
     )
     measure: Literal["test", "val", "none"] = Field(
         default="test",

@@ -70,8 +70,9 @@ class RecipeFields(TypedDict, total=False):
         evaluate_every: Epochs between two evaluations on validation.
         clean_sample: Training images that each evaluation also measures without augmentation.
         seed: Seed for the weights, the order of the images, augmentation and dropout.
-        rules: Rules for validation. With 2 (new runs), what chooses the weights does not calibrate
-            the confidence; with 1, all images do both.
+        rules: Rules of the version that the run was begun with. From 2 on, what chooses the weights
+            does not calibrate the confidence; with 1, all images do both. With 3 (new runs),
+            precision: auto takes bf16 only where the processor is faster at it.
         measure: Split that the finished model is measured on. With val, the test images stay
             unused; with none, the run has no figures and no report.
         search: What tuning may choose: {lr: {low: 0.001, high: 0.1, log: true}, batch_size: [64,
@@ -224,7 +225,7 @@ class RecipeFields(TypedDict, total=False):
     evaluate_every: float
     clean_sample: int
     seed: int
-    rules: Literal[1, 2]
+    rules: Literal[1, 2, 3]
     measure: Literal["test", "val", "none"]
     search: dict[str, Any]
     track: list[str] | str | Callable[..., Any] | Sequence[str | Callable[..., Any]]

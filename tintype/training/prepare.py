@@ -242,7 +242,7 @@ def _choose_machine(recipe: Recipe) -> tuple[torch.device, torch.dtype, list[Cho
         memory = hold_memory()
 
     device, of_device = choose_device(recipe.device)
-    dtype, of_precision = choose_precision(recipe.precision, device)
+    dtype, of_precision = choose_precision(recipe.precision, device, any_units=recipe.rules < 3)
     return device, dtype, [memory, of_device, of_precision]
 
 
