@@ -15,6 +15,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -527,6 +529,18 @@ def eventually(happens: Callable[[], Any]) -> Any:
     return found
 
 
+def kill_one(leases: Leases) -> bool:
+    """Kill a process that holds a job, if there is one.
+
+    A lease that was taken this moment is still empty.
+    """
+    for says in leases.held().values():
+        with suppress(KeyError, psutil.NoSuchProcess):
+            psutil.Process(says["process"]).kill()
+            return True
+    return False
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(num_cores() < 2, reason="two workers need two cores")
 @pytest.mark.usefixtures("short_reports")
@@ -547,8 +561,7 @@ def test_the_number_of_workers_changes_nothing_and_one_that_dies_is_replaced(tmp
     )
     assert parent.stdout is not None
     assert any(line.startswith("[") for line in iter(parent.stdout.readline, ""))  # a run begins
-    (killed, *_) = Leases(two.path / ".leases").held().values()
-    psutil.Process(killed["process"]).kill()
+    assert eventually(lambda: kill_one(Leases(two.path / ".leases")))
     said = parent.communicate()[0]
     assert parent.returncode == 0, said
     assert "its process has ended; another one goes on with it" in said
@@ -624,20 +637,15 @@ def test_a_worker_of_ray_that_dies_is_begun_again(finished, tmp_path):
     """Two workers of a local Ray, of which one is killed."""
     ray: Any = pytest.importorskip("ray")
     ray.init(num_cpus=2, log_to_driver=False, logging_level="ERROR", include_dashboard=False)
-    killed: list[int] = []
-
-    class Killer(Watcher):
-        def on_runs(self, done: float, total: int, text: str, seconds_left: float | None) -> None:
-            held = Leases(tmp_path / "widths" / ".leases").held()
-            if held and not killed:
-                killed.append(next(iter(held.values()))["process"])
-                psutil.Process(killed[0]).kill()
-
+    leases = Leases(tmp_path / "widths" / ".leases")
+    killer = ThreadPoolExecutor(1).submit(lambda: eventually(lambda: kill_one(leases)))
     try:
-        found = study({**GRID, "seeds": 2}, out=tmp_path, name="widths", on="ray", watcher=Killer())
+        found = study(
+            {**GRID, "seeds": 2}, out=tmp_path, name="widths", on="ray", watcher=Watcher()
+        )
     finally:
         ray.shutdown()
-    assert killed
+    assert killer.result(0)
     assert_same_runs(finished, found)
 
 
