@@ -6,10 +6,15 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import signal
+import threading
 import time
+from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -354,6 +359,89 @@ def refused(say: Any, *command: object) -> str:
     return errors
 
 
+class Web(SimpleHTTPRequestHandler):
+    """A server of files. Of those that are to break it sends a half, and closes the connection."""
+
+    protocol_version = "HTTP/1.1"
+    gives_parts = True
+    breaking: dict[str, int] = {}  # noqa: RUF012 (of all its instances: each request has one)
+    asked_for_parts = 0
+
+    def do_GET(self) -> None:
+        path = Path(self.translate_path(self.path))
+        if not path.is_file():
+            self.send_error(404)
+            return
+
+        content = path.read_bytes()
+        part = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+        if part and self.gives_parts:
+            type(self).asked_for_parts += 1
+            start, end = int(part[1]), min(int(part[2]) + 1, len(content))
+            self.send_response(206)
+            self.send_header("Content-Range", f"bytes {start}-{end - 1}/{len(content)}")
+            content = content[start:end]
+        else:
+            self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        if self.gives_parts:
+            self.send_header("Accept-Ranges", "bytes")
+        self.end_headers()
+
+        if self.breaking.get(path.name, 0):
+            self.breaking[path.name] -= 1
+            self.wfile.write(content[: len(content) // 2])
+            self.close_connection = True
+            return
+        self.wfile.write(content)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Print nothing."""
+
+
+@pytest.fixture
+def web(forty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The address of a local server of the first ten shards, and a cache of its own."""
+    pytest.importorskip("aiohttp", reason="pip install 'tintype[shards]'")
+    monkeypatch.setenv("TINTYPE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(fetching, "PAUSE", 0.001)
+    Web.gives_parts, Web.breaking, Web.asked_for_parts = True, {}, 0
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Web, directory=forty)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/shard-{{000000..000009}}.tar"
+        server.shutdown()
+
+
+@pytest.mark.parametrize("gives_parts", [True, False])
+def test_a_web_server_whose_connections_break(web, forty, gives_parts):
+    Web.gives_parts = gives_parts
+    how: dict[str, Any] = {"image_size": 32, "channels": 3, "cache_size": THREE}
+    here = open_data(f"{forty}/shard-{{000000..000009}}.tar", **how)
+    there = open_data(web, **how)
+    assert there.train.kind == here.train.kind == "streamed"
+    assert there.spec.fingerprint == here.spec.fingerprint
+
+    Web.breaking.update({"shard-000001.tar": 1, "shard-000002.tar": 1})
+    both = (epoch_of(one, batch_size=4) for one in (there, here))
+    for ours, theirs in zip(*both, strict=True):
+        assert torch.equal(ours, theirs)
+    assert not any(Web.breaking.values())
+    assert bool(Web.asked_for_parts) == gives_parts
+
+
+def test_a_web_server_whose_connections_break_for_good_is_named(web, say, tmp_path):
+    splits = open_data(web, image_size=32, channels=3, cache_size=THREE)
+    Web.breaking["shard-000002.tar"] = 10**6
+    with pytest.raises(UserError, match=r"shard-000002.tar cannot be fetched \(5 tries\)") as error:
+        epoch_of(splits)
+    assert "\n" not in str(error.value)
+
+    code, _, errors = say("train", web.replace("shard", "nothing"), "--out", str(tmp_path / "runs"))
+    assert (code, errors.count("\n")) == (2, 1)
+    assert "nothing-000000.tar" in errors
+    assert "there is no such file" in errors
+
+
 def test_clear_lines_for_what_is_not_there(say, slow, tmp_path, monkeypatch):
     train = ("train", "--out", tmp_path / "runs")
     assert "matches no shard" in refused(say, *train, f"{tmp_path}/nothing-*.tar")
@@ -361,7 +449,7 @@ def test_clear_lines_for_what_is_not_there(say, slow, tmp_path, monkeypatch):
     assert "there is no such file" in refused(say, *train, "slow://there/nothing.tar")
     assert "matches no shard" in refused(say, *train, "slow://there/nothing-*.tar")
     assert "is no shard" in refused(say, *train, "slow://photos.zip")
-    assert "cannot be read" in refused(say, *train, "nowhere://a/b.tar")
+    assert "there is no nowhere://" in refused(say, *train, "nowhere://a/b.tar")
     text = refused(say, *train, PATTERN, "--cache-size", "20KB")
     assert "Expected one that holds at least a shard" in text
     assert "is no size" in refused(say, *train, PATTERN, "--cache-size", "much")
