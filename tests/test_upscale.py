@@ -31,7 +31,7 @@ from tintype.models import build_model, count_parameters
 from tintype.models.parts import resample
 from tintype.plugins import names
 from tintype.progress import Watcher
-from tintype.recipe import Recipe, build, read_recipe, recipe_names, resolve
+from tintype.recipe import Recipe, as_new_run, build, read_recipe, recipe_names, resolve
 from tintype.runs.packaged_weights import weights_file
 from tintype.tasks.losses import RESTORATION, restoration_loss, structural_similarity
 from tintype.tasks.upscale import quality
@@ -653,6 +653,29 @@ def test_the_discriminator_learns_to_tell_enlarged_patches_from_real_ones(
     with safe_open(run.path / "model.safetensors", "numpy") as tensors:
         assert not any("layers" in name for name in tensors.keys())  # noqa: SIM118
     assert Upscaler.of(run)(Image.fromarray(cat())).size == (262, 180)
+
+
+def test_the_discriminator_sees_every_piece_of_a_batch(
+    recipe, train_in, tmp_path, monkeypatch
+) -> None:
+    """It saw the last piece once for each; runs that were begun like that go on like that."""
+    seen: list[float] = []
+
+    def sees(task: Upscale, fake: torch.Tensor, real: torch.Tensor) -> Any:
+        if not fake.requires_grad:  # its own turn
+            seen.append(float(real.mean()))
+        return judged(task, fake, real)
+
+    judged = Upscale._judged
+    monkeypatch.setattr(Upscale, "_judged", sees)
+    changes = {"task.loss": {"l1": 1, "adversarial": 0.1}, "task.adversarial_from": 0.0}
+    halves = recipe.replace(steps=1, accumulate=2, **{"task.colour": "rgb", **changes})
+    assert as_new_run(halves).rules == 3
+    train_in(tmp_path / "new", as_new_run(halves))
+    train_in(tmp_path / "earlier", halves.replace(rules=2))
+    first, second, *earlier = seen
+    assert first != second
+    assert earlier == [second] * 2
 
 
 @pytest.mark.parametrize(

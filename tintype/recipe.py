@@ -399,7 +399,8 @@ class Recipe(BaseModel, metaclass=_ByName):
         default=1,
         description="Rules of the version that the run was begun with. From 2 on, what chooses the "
         "weights does not calibrate the confidence; with 1, all images do both. With 3 (new runs), "
-        "precision: auto takes bf16 only where the processor is faster at it.",
+        "precision: auto takes bf16 only where the processor is faster at it, and a discriminator "
+        "sees all pieces of a batch (accumulate), not the last one alone.",
     )
     measure: Literal["test", "val", "none"] = Field(
         default="test",

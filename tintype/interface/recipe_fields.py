@@ -72,7 +72,8 @@ class RecipeFields(TypedDict, total=False):
         seed: Seed for the weights, the order of the images, augmentation and dropout.
         rules: Rules of the version that the run was begun with. From 2 on, what chooses the weights
             does not calibrate the confidence; with 1, all images do both. With 3 (new runs),
-            precision: auto takes bf16 only where the processor is faster at it.
+            precision: auto takes bf16 only where the processor is faster at it, and a discriminator
+            sees all pieces of a batch (accumulate), not the last one alone.
         measure: Split that the finished model is measured on. With val, the test images stay
             unused; with none, the run has no figures and no report.
         search: What tuning may choose: {lr: {low: 0.001, high: 0.1, log: true}, batch_size: [64,

@@ -70,6 +70,8 @@ class StepContext:
         generator: the source of every random number that the step draws. Whatever draws from
             elsewhere breaks the promise that a resumed run ends bit-equal.
         part: which part of the batch the loss is of.
+        piece: which piece of the part, where gradients are accumulated over several; counted from
+            `rules` 3 of the recipe on.
         parts: how many parts the batch has. With several, a loss decides nothing by what it sees:
             `Task.decide` does, once all parts are done.
     """
@@ -79,6 +81,7 @@ class StepContext:
     progress: float
     generator: torch.Generator
     part: int = 0
+    piece: int = 0
     parts: int = 1
 
 

@@ -17,7 +17,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,9 @@ FREE_TO_CHANGE = {
     "threads",
     "exact",
 }
+
+# The rules (a field of the recipe) since which a loss is told which piece of a batch it sees.
+RULES_WITH_PIECES = 3
 
 # The learning rates between which a range test looks. Muon's rate is a relative step.
 RANGE = {"sgd": (1e-5, 10.0), "adam": (1e-6, 1.0), "adamw": (1e-6, 1.0), "muon": (1e-4, 2.0)}
@@ -459,8 +462,10 @@ class Engine:
         They are computed in as many pieces as the recipe says (`accumulate`).
         """
         logged: dict[str, Tensor] = {}
-        for piece in pieces(images, self.recipe.accumulate):
+        for turn, piece in enumerate(pieces(images, self.recipe.accumulate)):
             share = len(piece.targets) / total
+            if turn and self.recipe.rules >= RULES_WITH_PIECES:
+                context = replace(context, piece=turn)
             with self._named():
                 loss, more = self.task.loss(phase, piece, context)
                 (loss * share).backward()

@@ -283,8 +283,8 @@ class Upscale(Task):
 
         self.adversarial_from = adversarial_from
         self.distance: PerceptualDistance | None = None
-        # enlarged and real patches of each part, for the discriminator's turn
-        self._made: dict[int, tuple[Tensor, Tensor]] = {}
+        # enlarged and real patches of each part and piece, for the discriminator's turn
+        self._made: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
         self.spec = spec
         self.device = device
         self.dtype = dtype
@@ -321,8 +321,9 @@ class Upscale(Task):
     def loss(
         self, phase: Phase, batch: Batch, context: StepContext
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        if phase.name == "discriminator" and context.part in self._made:
-            real, fake = self._judged(*self._made[context.part])
+        place = (context.part, context.piece)
+        if phase.name == "discriminator" and place in self._made:
+            real, fake = self._judged(*self._made[place])
             return discriminator_loss(ADVERSARIAL, real, fake), {
                 "discriminator_accuracy": (real > fake).float().mean()
             }
@@ -336,7 +337,8 @@ class Upscale(Task):
         names = [name for name in self.losses if judged or name != "adversarial"]
         parts = {name: self._part(name, answer, high / 255) for name in names}
         total = sum(self.losses[name] * parts[name] for name in names)
-        self._made[context.part] = (answer.detach(), high / 255)
+        if "adversarial" in names:
+            self._made[place] = (answer.detach(), high / 255)
 
         return torch.as_tensor(total), parts if len(parts) > 1 else {}
 
