@@ -27,6 +27,7 @@ from tintype.data.source import DataSplits, Shards
 from tintype.errors import UserError
 from tintype.progress import Watcher
 from tintype.runs.folder import RunFolder
+from tintype.tasks.upscale.sets.pairs import open_pairs
 from tintype.training import engine
 from tintype.training.order import Order
 from tintype.verbs.audit import audit
@@ -344,9 +345,44 @@ def test_numbers_and_images_are_learned_from_shards_too(tt, shards, tmp_path):
     age = ("--task", "regress", "--set", "columns=age")
     assert tt("train", tmp_path / "ages", *age, *net, *few)[0] == 0
     assert tt("train", shards, "--task", "generate", "--image-size", 32, *few)[0] == 0
-    code, _, errors = tt("train", shards, "--task", "upscale", *few)
-    assert code == 2
-    assert "learns from whole photos" in errors
+
+
+@pytest.mark.parametrize("room", [0, 10**9])
+def test_an_upscaler_learns_from_shards_what_it_learns_from_their_folder(
+    photo_files, shards, monkeypatch, room
+):
+    """Photos are decoded once, whole, into memory or a file of the cache."""
+    monkeypatch.setattr("tintype.tasks.upscale.sets.pairs.MEMORY_SHARE", room)
+    from_folder, from_shards = (open_pairs(str(data), patch=16) for data in (photo_files, shards))
+    assert from_shards.spec.fingerprint == from_folder.spec.fingerprint
+    for split in ("train", "val", "test"):
+        ours, theirs = from_shards[split], from_folder[split]
+        assert list(ours.names) == list(theirs.names)
+        last = torch.tensor([len(ours) - 1])
+        assert torch.equal(ours.take(last).images, theirs.take(last).images)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_an_upscaler_over_shards_goes_on_bit_equal_and_is_measured_on_others(
+    tt, shards, photo_files, tmp_path, monkeypatch, short_reports
+):
+    size: dict[str, Any] = {"task": "upscale", "patch": 16, "batch_size": 4, "steps": 4}
+    size |= {"device": "cpu", "precision": "fp32", "verbose": False}
+    whole = train(photo_files, tmp_path, size)
+
+    monkeypatch.setattr(engine, "CHECKPOINT_SECONDS", 0.0)
+    child = os.fork()
+    if not child:
+        try:
+            train(shards, tmp_path, size, name="killed", watcher=Killer(2))
+        finally:
+            os._exit(1)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    killed = api.train(resume=tmp_path / "killed", verbose=False)
+
+    for file in ("model.safetensors", "metrics.csv", "predictions.csv"):
+        assert (killed.path / file).read_bytes() == (whole.path / file).read_bytes(), file
+    assert tt("evaluate", killed.path, "--data", shards)[0] == 0
 
 
 def test_whoever_predicts_shards_is_led_to_what_measures_them(shards):

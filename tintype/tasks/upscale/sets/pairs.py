@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,10 @@ import torch
 from torch import Tensor
 
 from tintype.data.cache import cache_folder, check_space, writable
-from tintype.data.decode import Resize, Unreadable, decode, walk_images
+from tintype.data.decode import Resize, Unreadable, decode, natural_key, walk_images
 from tintype.data.layout import SPLIT_FOLDERS, split_of
 from tintype.data.opening import shadowed
+from tintype.data.sets.shards import look_over
 from tintype.data.sets.torchvision_sets import fetch_pets
 from tintype.data.source import Batch, DataSpec, DataSplits, ImageSource
 from tintype.data.split import describe_splits, three_splits
@@ -257,9 +259,8 @@ def open_pairs(
     """Return photos to train on, as blocks, and whole ones for validation and test.
 
     Args:
-        data: a name (`tintype list data`), or a folder of photos: flat, in class folders, in train/
-            val/ test/, or pairs
-            of the same name in hr/ and lr/.
+        data: a name (`tintype list data`), shards of photos, or a folder of them: flat, in class
+            folders, in train/ val/ test/, or pairs of the same name in hr/ and lr/.
         data_root: a folder that holds the data set's files.
         image_size: bring every photo to this size first; by default they keep their own.
         resize: how: "crop", "squash" or "pad".
@@ -281,12 +282,6 @@ def open_pairs(
     if type(patch) is not int or patch < 8 * scale or patch % scale:
         raise UserError(
             f"patch is {patch!r}; expected a multiple of scale {scale}, at least {8 * scale}."
-        )
-
-    if data not in NAMES and names_shards(data):
-        raise UserError(
-            f"task upscale learns from whole photos, which it reads from a folder; '{data}' is "
-            "shards. Unpack them: tar -xf SHARD -C FOLDER"
         )
 
     photos, given, notes, skipped = read_photos(
@@ -407,14 +402,18 @@ def read_photos(
 ) -> Read:
     """Return photos, their given splits ("" is free), notes, and what was skipped and why."""
     notes = shadowed(data, TARGETS[0])
+    skipped: list[tuple[str, str]] = []
+    in_shards = data not in NAMES and names_shards(data)
     if data == "photos":
-        photos, given, more, skipped = sample_photos()
+        photos, given, more, _ = sample_photos()
         return photos, given, [*notes, *more], skipped
 
     if data == "oxford-pets":
         listed = _pet_files(data_root, progress)
     elif data == "t91":
         listed = _t91_files(data_root)
+    elif in_shards:
+        listed = _shard_photos(data, skipped, progress)
     else:
         root = Path(data).expanduser()
         if not root.is_dir():
@@ -434,12 +433,11 @@ def read_photos(
         (image_size, image_size) if isinstance(image_size, int) else image_size or (None, None)
     )
     read = []
-    skipped = []
-
     shelf = PhotoStore(psutil.virtual_memory().available * MEMORY_SHARE, data)
     for number, (name, high, low, split) in enumerate(listed, 1):
         try:
-            pixels = decode(high, height=height, width=width, channels=3, resize=resize)
+            source = high if isinstance(high, Path) else high()
+            pixels = decode(source, height=height, width=width, channels=3, resize=resize)
             if min(pixels.shape[:2]) < 4 * scale:
                 raise Unreadable(f"only {pixels.shape[1]} x {pixels.shape[0]} pixels")
             small = None if low is None else decode(low, height=None, width=None, channels=3)
@@ -447,8 +445,9 @@ def read_photos(
             skipped.append((name, str(reason)))
             continue
         _check_pair(name, pixels.shape, small, scale)
+        path = str(high) if isinstance(high, Path) else ""
         read.append(
-            (name, shelf.put(pixels), None if small is None else shelf.put(small), split, str(high))
+            (name, shelf.put(pixels), None if small is None else shelf.put(small), split, path)
         )
         if progress:
             progress("reading photos", number, len(listed))
@@ -459,6 +458,8 @@ def read_photos(
             + (f": {skipped[0][0]}, {skipped[0][1]}." if skipped else ".")
         )
     kept = shelf.tensors()
+    if in_shards:
+        read.sort(key=lambda each: natural_key(each[0]))  # as a folder lists them
     photos = [
         PhotoFile(name, kept[high], None if low is None else kept[low], path).cropped(scale)
         for name, high, low, _, path in read
@@ -514,7 +515,18 @@ def sample_photos() -> Read:
     return photos, np.array([*given, "test"]), [note], []
 
 
-Listed = list[tuple[str, Path, Path | None, str]]  # name, large, small, split
+# name, large, small, split; a photo that is no file of its own is given by what reads its bytes
+Listed = list[tuple[str, Path | Callable[[], bytes], Path | None, str]]
+
+
+def _shard_photos(data: str, skipped: list[tuple[str, str]], progress: Progress | None) -> Listed:
+    """Return the photos of shards in the order in which they lie; note those that are broken."""
+    found = look_over(data, NoTarget(), progress)
+    skipped += found.skipped
+    return [
+        (photo.name, partial(found.read, i), None, photo.split)
+        for i, photo in enumerate(found.photos)
+    ]
 
 
 def _folder_files(root: Path) -> Listed:
