@@ -8,6 +8,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
@@ -30,7 +31,7 @@ from tintype.data.targets import Classes
 from tintype.errors import UserError
 from tintype.own_code import is_own
 from tintype.progress import Watcher
-from tintype.recipe import Recipe
+from tintype.recipe import Recipe, read_recipe
 from tintype.training import prepare
 
 
@@ -511,6 +512,27 @@ def test_command_line_form() -> None:
     assert parse_augment("flip,flip.mode=alternate") == {"flip": {"mode": "alternate"}}
     assert parse_augment("resized_crop=0.3:1") == {"resized_crop": [0.3, 1]}
     assert parse_augment("") == {}
+    boxes = {"scale": [0.5, 1.0]}
+    expected = {"resized_crop": boxes, "flip": True}
+    assert parse_augment("resized_crop={scale: [0.5, 1.0]}, flip") == expected
+    assert parse_augment("crop={fill: zero},crop=4") == {"crop": {"fill": "zero", "padding": 4}}
+    assert parse_augment("crop=4,crop={fill: zero}") == {"crop": {"padding": 4, "fill": "zero"}}
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "[{flip: true}, {resized_crop: {scale: [0.5, 1.0]}}]",
+        "[flip, {resized_crop: [0.5, 1.0]}]",
+        "{flip: true, resized_crop: {scale: [0.5, 1.0]}}",
+        "flip, resized_crop=[0.5, 1.0]",
+        "[light, {crop: false, resized_crop: {scale: [0.5, 1.0]}, flip: true}]",
+    ],
+)
+def test_a_recipe_may_list_augmentations_with_their_options(tmp_path: Path, written: str) -> None:
+    (tmp_path / "boxes.yaml").write_text(f"data: digits\naugment: {written}\n", encoding="utf-8")
+    recipe = read_recipe(tmp_path / "boxes.yaml")
+    assert resolve(recipe.augment) == resolve({"flip": True, "resized_crop": {"scale": [0.5, 1.0]}})
 
 
 def test_presets_take_additions_and_changes() -> None:
@@ -543,7 +565,7 @@ def test_order_in_the_recipe_does_not_matter(parts: list[tuple[str, float]]) -> 
     assert resolve(options) == options
 
 
-@given(st.text(alphabet="flipcrop=.,:0123 -", max_size=30))
+@given(st.text(alphabet="flipcrop=.,:0123 -{}[]", max_size=30))
 def test_any_text_is_read_or_refused_clearly(text: str) -> None:
     try:
         options = resolve(text)
@@ -572,6 +594,10 @@ WRONG = [
     ("resized_crop=0:1", "within 0.001 and 1"),
     ("affine.scale=1:2:3", "Expected low:high"),
     ("crop=", "has no value"),
+    ("resized_crop={scale: [0.5, 1.0}, flip", "cannot be read"),
+    ("resized_crop={scale: [0.5, 1.0", "cannot be read"),
+    ("flip={probability: 2}", "flip.probability is 2"),
+    ("flip={3: 2}", "'3'"),
     ("light,strong", "two presets"),
 ]
 

@@ -20,6 +20,7 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import json
 import linecache
 import re
 import sys
@@ -110,13 +111,25 @@ Reference = Annotated[str, BeforeValidator(as_reference)]
 def as_references(thing: Any) -> Any:
     """Return the text or the mapping of a field that takes several names, objects among them.
 
-    A list of names and objects is joined by commas; in a mapping they are the keys.
+    A list of names, objects and mappings is joined by commas; in a mapping they are the keys.
     """
     if isinstance(thing, Mapping):
         return {as_reference(key): value for key, value in thing.items()}
     if isinstance(thing, list | tuple):
-        return ",".join(str(as_reference(each)) for each in thing)
+        return ",".join(_as_text(each) for each in thing)
     return as_reference(thing)
+
+
+def _as_text(thing: Any) -> str:
+    """Return an element of a list as one types it; options of a mapping as JSON, which is YAML."""
+    if not isinstance(thing, Mapping):
+        return str(as_reference(thing))
+
+    values = {
+        as_reference(key): value if isinstance(value, str) else json.dumps(value, default=str)
+        for key, value in thing.items()
+    }
+    return ",".join(f"{key}={value}" for key, value in values.items())
 
 
 def as_list(things: Any) -> Any:

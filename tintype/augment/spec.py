@@ -7,11 +7,13 @@ from functools import lru_cache
 from inspect import signature
 from typing import Any, get_type_hints
 
+import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from tintype import plugins
 from tintype.augment import operations
 from tintype.errors import UserError, unknown_name
+from tintype.files.yaml_files import parse_yaml
 from tintype.own_code import name_of
 
 # Fractions rather than pixels, so that a preset suits digits of 8x8 and photos of 224x224.
@@ -71,20 +73,26 @@ def parse_augment(text: str) -> dict[str, Any]:
 
     Parts are joined by commas: a preset, `name`, `name=value` (its first option),
     `name.option=value`, or one of the user's own, `my_aug.py:noisy`. Values are numbers, words,
-    true, false (which takes a preset's part away) or ranges `low:high`.
+    true, false (which takes a preset's part away), ranges `low:high`, or options and lists as YAML
+    has them in brackets.
 
     >>> parse_augment("standard,mixup=0.2,flip.mode=alternate")
     {'preset': 'standard', 'mixup': 0.2, 'flip': {'mode': 'alternate'}}
+    >>> parse_augment("resized_crop={scale: [0.5, 1.0]}, flip")
+    {'resized_crop': {'scale': [0.5, 1.0]}, 'flip': True}
 
     Raises:
         UserError: an unknown name, or a part that cannot be read. Values are checked by `resolve`.
     """
     spec: dict[str, Any] = {}
-    for part in filter(None, (part.strip() for part in text.split(","))):
+    for part in _parts(text):
         if is_foreign(part):
             spec[part] = True
             continue
         left, equals, right = (piece.strip() for piece in part.partition("="))
+        if equals and is_foreign(left):
+            spec[left] = _value(right)
+            continue
         if left in PRESETS and left not in names() and not equals:
             if "preset" in spec:
                 raise UserError(
@@ -98,7 +106,7 @@ def parse_augment(text: str) -> dict[str, Any]:
         name, dot, option = left.partition(".")
         name = _canonical(name)
         value = _value(right) if equals else True
-        if not dot:
+        if not dot and not isinstance(value, dict):
             given = spec.get(name)
             spec[name] = {**given, _first_option(name): value} if isinstance(given, dict) else value
             continue
@@ -108,7 +116,9 @@ def parse_augment(text: str) -> dict[str, Any]:
             given = {}
         elif not isinstance(given, dict):
             given = {_first_option(name): given}
-        spec[name] = {**given, option.replace("-", "_"): value}
+        alone = {option.replace("-", "_"): value}
+        options = value if isinstance(value, dict) and not dot else alone
+        spec[name] = {**given, **options}
 
     return spec
 
@@ -242,8 +252,34 @@ def _expected(schema: Mapping[str, Any]) -> str:
     return f"low:high (in YAML [low, high]) within {low:g} and {high:g}"
 
 
+def _parts(text: str) -> list[str]:
+    """Return the parts that commas join, except for those within brackets."""
+    parts, depth = [""], 0
+    for letter in text:
+        depth += (letter in "[{") - (letter in "]}")
+        if letter == "," and depth <= 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+
+    return [part.strip() for part in parts if part.strip()]
+
+
 def _value(text: str) -> Any:
-    """Return a number, a pair low:high of numbers, true or false, or the word itself."""
+    """Return a number, a pair low:high of numbers, true or false, what brackets hold, or the word
+    itself.
+
+    Raises:
+        UserError: brackets hold no YAML.
+    """
+    if text[:1] in ("{", "["):
+        try:
+            return parse_yaml(text)
+        except yaml.YAMLError:
+            raise UserError(
+                f"augment: '{text}' cannot be read. Type e.g. "
+                "'resized_crop={scale: [0.5, 1.0]},flip', or resized_crop.scale=0.5:1,flip."
+            ) from None
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
     if ":" in text:
