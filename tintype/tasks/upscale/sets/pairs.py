@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import resources
@@ -277,6 +277,48 @@ def open_pairs(
         UserError: the data cannot be found or read, photos are too small, or pairs do not fit each
             other.
     """
+    _check_sizes(scale, patch)
+    photos, given, of_reading, skipped = read_photos(
+        data, data_root, image_size, resize, scale, progress
+    )
+    names = [photo.name for photo in photos]
+    known, of_groups = _groups_of(photos, groups, progress)
+    together = None if groups is None else [known.get(name, "") for name in names]
+
+    how = {"val_fraction": val_fraction, "test_fraction": test_fraction, "seed": split_seed}
+    rows = three_splits(np.zeros(len(photos), np.int64), names, given, together, **how)
+    if any(len(rows[split]) == 0 for split in rows):
+        raise UserError(
+            f"{len(photos)} photos in {data} are too few: "
+            "each of training, validation and test needs one."
+        )
+    large, small = _by_patch([photos[i] for i in rows["train"]], patch, data)
+    skipped += [(p.name, f"smaller than the patch of {patch} pixels") for p in small]
+
+    notes = (
+        *of_reading,
+        *of_groups,
+        _counted(photos, rows),
+        *describe_splits(given, **how),
+        *_skipped_note(skipped),
+    )
+    fingerprint = _fingerprint(photos, rows, scale, patch)
+    spec = DataSpec(
+        Path(data).name, 3, patch, patch, NoTarget(), (0.0,) * 3, (1.0,) * 3, fingerprint
+    )
+    # Two pixels of the small image on each side see beyond a block's edge: they are cut off after
+    # it was made small.
+    side = patch if large[0].low is not None else patch + 4 * scale
+    train = BlockSource.cut(spec, large, side, scale)
+    val, test = (
+        WholePhotos(spec, [photos[i].cropped(scale) for i in rows[split]])
+        for split in ("val", "test")
+    )
+    return DataSplits(spec, train, val, test, notes, tuple(skipped), groups=known)
+
+
+def _check_sizes(scale: int, patch: int) -> None:
+    """Refuse a scale, or a side of patches, that cannot be."""
     if scale not in (2, 3, 4, 8):
         raise UserError(f"scale is {scale!r}. Expected 2, 3, 4 or 8.")
     if type(patch) is not int or patch < 8 * scale or patch % scale:
@@ -284,75 +326,51 @@ def open_pairs(
             f"patch is {patch!r}; expected a multiple of scale {scale}, at least {8 * scale}."
         )
 
-    photos, given, notes, skipped = read_photos(
-        data, data_root, image_size, resize, scale, progress
-    )
-    how = {"val_fraction": val_fraction, "test_fraction": test_fraction, "seed": split_seed}
-    names = [photo.name for photo in photos]
-    together: list[str] | None = None
 
+def _groups_of(
+    photos: Sequence[PhotoFile], groups: str | None, progress: Progress | None
+) -> tuple[dict[str, str], list[str]]:
+    """Return the group of photos by their names, and a line on it or on groups to be named."""
     if groups is not None:
         known, note = group_photos(photos, groups, progress)
-        together = [known.get(name, "") for name in names]
-        notes = [*notes, note]
-    else:
-        known = {}
-        suggested = suggest_by_names(names, [""] * len(names))
-        notes = [*notes, suggested.line()] if suggested else notes
+        return known, [note]
+    suggested = suggest_by_names([photo.name for photo in photos], [""] * len(photos))
+    return {}, [suggested.line()] if suggested else []
 
-    rows = three_splits(np.zeros(len(photos), np.int64), names, given, together, **how)
-    if any(len(rows[split]) == 0 for split in rows):
-        raise UserError(
-            f"{len(photos)} photos in {data} are too few: "
-            "each of training, validation and test needs one."
-        )
 
-    large = [photos[i] for i in rows["train"] if min(photos[i].high.shape[:2]) >= patch]
-    small = [photos[i] for i in rows["train"] if min(photos[i].high.shape[:2]) < patch]
-    skipped += [(p.name, f"smaller than the patch of {patch} pixels") for p in small]
+def _by_patch(
+    photos: Sequence[PhotoFile], patch: int, data: str
+) -> tuple[list[PhotoFile], list[PhotoFile]]:
+    """Return the photos that a patch can be cut from, and the others.
+
+    Raises:
+        UserError: it can be cut from none.
+    """
+    large = [photo for photo in photos if min(photo.high.shape[:2]) >= patch]
     if not large:
         raise UserError(
             f"every training photo in {data} is smaller than the patch of {patch} pixels. "
             "Set task.patch lower."
         )
+    return large, [photo for photo in photos if min(photo.high.shape[:2]) < patch]
 
+
+def _counted(photos: Sequence[PhotoFile], rows: Mapping[str, np.ndarray]) -> str:
+    """Return a line on how many photos there are and where they went."""
     megapixels = sum(photo.high[:, :, 0].numel() for photo in photos) / 1e6
     counts = ", ".join(
         f"{len(rows[s])} {w}"
         for s, w in (("train", "training"), ("val", "validation"), ("test", "test"))
     )
-    notes = [
-        *notes,
-        f"{len(photos)} photos, {megapixels:.1f} megapixels: {counts}",
-        *describe_splits(given, **how),
-    ]
-    if skipped:
-        notes.append(
-            f"skipped: {len(skipped)} photos: {skipped[0][0]} ({skipped[0][1]})"
-            + (", ..." if skipped[1:] else "")
-        )
+    return f"{len(photos)} photos, {megapixels:.1f} megapixels: {counts}"
 
-    spec = DataSpec(
-        Path(data).name,
-        3,
-        patch,
-        patch,
-        NoTarget(),
-        (0.0,) * 3,
-        (1.0,) * 3,
-        _fingerprint(photos, rows, scale, patch),
-    )
-    # Two pixels of the small image on each side see beyond a block's edge: they are cut off after
-    # it was made small.
-    train = BlockSource.cut(
-        spec, large, patch if large[0].low is not None else patch + 4 * scale, scale
-    )
-    val, test = (
-        WholePhotos(spec, [photos[i].cropped(scale) for i in rows[split]])
-        for split in ("val", "test")
-    )
 
-    return DataSplits(spec, train, val, test, tuple(notes), tuple(skipped), groups=known)
+def _skipped_note(skipped: Sequence[tuple[str, str]]) -> list[str]:
+    if not skipped:
+        return []
+    name, reason = skipped[0]
+    more = ", ..." if skipped[1:] else ""
+    return [f"skipped: {len(skipped)} photos: {name} ({reason}){more}"]
 
 
 def group_photos(
