@@ -16,6 +16,7 @@ from tintype.data.pixels import ResidentPixels
 from tintype.data.source import DataSpec, StoredSource
 from tintype.data.targets import Classes
 from tintype.progress import Watcher
+from tintype.recipe import NEW_RULES
 from tintype.tasks.classify.calibration import FEWEST_TO_CALIBRATE, fit_temperature
 from tintype.tasks.classify.classifier import Classify
 from tintype.tasks.restoring import load_task
@@ -115,7 +116,7 @@ def test_what_cannot_be_set_apart_is_said() -> None:
 def test_one_half_chooses_the_weights_and_the_other_calibrates(tiny: Any, tmp_path: Path) -> None:
     recipe = tiny(epochs=4, keep="best", val_fraction=0.3)
     run = api.train(recipe, out=tmp_path, name="run", watcher=Watcher())
-    assert run.recipe.rules == 2
+    assert run.recipe.rules == NEW_RULES
     written = run.read("evaluation.json")["validation"]
     assert (written["how"], written["chose"]) == ("halves", ["the best weights"])
     total = written["num_selecting"] + written["num_calibrating"]
