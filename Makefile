@@ -9,8 +9,12 @@ INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -q --no-comp
 COMPILE := $(BIN)/python -m compileall -qq -j 0 -x /tests/ $(VENV)/lib || true
 # Each process computes on one thread (tests/conftest.py).
 # Each takes a half of the files and helps the other at the end, so that what the tests of a file
-# share is made once.
-PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal
+# share is made once. Plug-ins of packages that are tested against would be imported by each process, and
+# their packages' assertions rewritten.
+PYTEST := PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 $(BIN)/python -m pytest -p xdist.plugin -p pytest_timeout \
+  -n logical --maxprocesses 8 --dist worksteal
+# What is compiled is kept: tests start a hundred processes, and other processors take the same tests again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test test-fast test-all test-machines test-sse test-avx2 test-lowest wheel bench check format browser image clean
 
