@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from itertools import pairwise
 from types import UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 import typer.main
 
@@ -101,11 +101,20 @@ def _given(option: Any, arguments: Sequence[str]) -> str:
 def _expected(command: Any, option: Any) -> str:
     """Return which values an option has, with one of them."""
     name = max(option.opts, key=len)
+    hint = get_type_hints(command.callback, include_extras=True).get(option.name)
+    annotation, *about = get_args(hint) if get_origin(hint) is Annotated else (hint,)
     for kind, (words, example) in KINDS.items():
-        if _is(kind, get_type_hints(command.callback).get(option.name)):
-            example = option.default or example
-            return f"{words}, as in {name} {example}"
+        if _is(kind, annotation):
+            return f"{words}{_bounds(about)}, as in {name} {option.default or example}"
     return f"{name} {option.metavar or option.name.upper()}"
+
+
+def _bounds(about: Sequence[Any]) -> str:
+    """Return between which numbers a value has to be."""
+    low, high = (next((getattr(each, of, None) for each in about), None) for of in ("min", "max"))
+    if low is None:
+        return "" if high is None else f" of at most {high}"
+    return f" from {low} on" if high is None else f" from {low} to {high}"
 
 
 def _is(kind: type, annotation: Any) -> bool:
