@@ -393,25 +393,38 @@ def _put_into(
             _first(unexpected, "unexpected"),
             _first(others, "of another shape"),
         ]
-        other = _model_that_fits(bare)
-        hint = (
-            f"They fit {other}: --model {other}"
-            if other and other != name
-            else "Give the weights of that model."
-        )
-        raise UserError(
-            f"the weights in {source} do not fit model {name}: "
-            f"{'; '.join(filter(None, found))}. {hint}"
-        )
+        raise _of_another_model(name, bare, source, "; ".join(filter(None, found)))
 
     used = {
         key: value
         for key, value in fitting.items()
         if value is not None and (head_fits or key not in head)
     }
+    _check_finite(used, source)
+    network.load_state_dict({**expected, **used})
+    return {
+        "head": "loaded" if head_fits else "new",
+        "prefix": prefix,
+        "left_out": len(tensors) - len(bare),
+    }
+
+
+def _of_another_model(name: str, tensors: dict[str, Tensor], source: str, found: str) -> UserError:
+    """Return the error of weights that do not fit, with the model that they are of if it is known.
+
+    `found` says what does not fit.
+    """
+    other = _model_that_fits(tensors)
+    hint = "Give the weights of that model."
+    if other and other != name:
+        hint = f"They fit {other}: --model {other}"
+    return UserError(f"the weights in {source} do not fit model {name}: {found}. {hint}")
+
+
+def _check_finite(tensors: dict[str, Tensor], source: str) -> None:
     broken = [
         key
-        for key, value in used.items()
+        for key, value in tensors.items()
         if value.is_floating_point() and not bool(value.isfinite().all())
     ]
     if broken:
@@ -419,12 +432,6 @@ def _put_into(
             f"the weights in {source} are not finite: {_first(broken, 'tensors')}. "
             "Get the file again."
         )
-    network.load_state_dict({**expected, **used})
-    return {
-        "head": "loaded" if head_fits else "new",
-        "prefix": prefix,
-        "left_out": len(tensors) - len(bare),
-    }
 
 
 def _as_today(tensors: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:

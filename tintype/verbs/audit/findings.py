@@ -166,6 +166,31 @@ def _equal_pixels(
     return np.array(pairs, np.int64).reshape(-1, 2)
 
 
+# Title and text of what `duplicate_findings` finds, the worst first.
+OF_DUPLICATES = {
+    "contradictory": (
+        "Same picture, different labels",
+        "A model cannot learn both, and whichever it says, one counts as a mistake.",
+    ),
+    "leak": (
+        "Same picture on both sides of a split",
+        "What a model has seen in training says nothing of new pictures: "
+        "figures on these images flatter.",
+    ),
+    "copies": ("Exact copies", "Files with equal bytes or equal pixels count several times."),
+    "near": (
+        "Near-duplicates",
+        "The same picture resized, saved again, mirrored, or taken twice in a row. When "
+        "tintype makes the split, they stay on one side.",
+    ),
+    "mirrored": (
+        "Mirrored pictures, different labels",
+        "No contradiction where classes differ by left and right. Training looks into that, "
+        "and then leaves flips out.",
+    ),
+}
+
+
 def duplicate_findings(inspected: Inspected, twins: Twins) -> list[Finding]:
     """Return contradictory labels, leaks across given splits, copies and near-duplicates.
 
@@ -174,13 +199,7 @@ def duplicate_findings(inspected: Inspected, twins: Twins) -> list[Finding]:
     classes may differ by left and right.
     """
     split = given_split(inspected)
-    found: dict[str, list[Item]] = {
-        "contradictory": [],
-        "leak": [],
-        "copies": [],
-        "near": [],
-        "mirrored": [],
-    }
+    found: dict[str, list[Item]] = {kind: [] for kind in OF_DUPLICATES}
     pairs = _strongest(twins)
 
     same_way = twins.duplicates.told_apart(inspected.differ)
@@ -201,30 +220,13 @@ def duplicate_findings(inspected: Inspected, twins: Twins) -> list[Finding]:
         if not contradicts and not leaks:
             found["copies" if exact else "near"].append(together)
 
-    texts = {
-        "contradictory": (
-            "Same picture, different labels",
-            "A model cannot learn both, and whichever it says, one counts as a mistake.",
-        ),
-        "leak": (
-            "Same picture on both sides of a split",
-            "What a model has seen in training says nothing of new pictures: "
-            "figures on these images flatter.",
-        ),
-        "copies": ("Exact copies", "Files with equal bytes or equal pixels count several times."),
-        "near": (
-            "Near-duplicates",
-            "The same picture resized, saved again, mirrored, or taken twice in a row. When "
-            "tintype makes the split, they stay on one side.",
-        ),
-        "mirrored": (
-            "Mirrored pictures, different labels",
-            "No contradiction where classes differ by left and right. Training looks into that, "
-            "and then leaves flips out.",
-        ),
-    }
     findings = [
-        Finding(kind, *texts[kind], serious=kind in ("contradictory", "leak"), items=tuple(items))
+        Finding(
+            kind,
+            *OF_DUPLICATES[kind],
+            serious=kind in ("contradictory", "leak"),
+            items=tuple(items),
+        )
         for kind, items in found.items()
         if items
     ]
