@@ -79,27 +79,32 @@ def test_nothing_heavy_is_imported_at_the_start(start):
     assert done.stderr.strip() == "[]"
 
 
+# Runs a command, and prints whether a module was imported by its end. The command ends the process.
+IMPORTED = """
+import atexit, sys
+from tintype.cli import main
+module, *command = sys.argv[1:]
+atexit.register(lambda: print(f"{module}: {module in sys.modules}"))
+main(command)
+"""
+
+
 def test_a_prediction_imports_no_algebra(finished_run, digit_files):
     """PyTorch imports SymPy, which takes half a second, for tensors without values."""
     photo = next(digit_files.rglob("*.png"))
-    script = (
-        "import sys; from tintype.cli import main; main(sys.argv[1:]);"
-        "sys.exit('sympy' in sys.modules)"
-    )
-    assert python("-c", script, "predict", str(finished_run.path), str(photo)).returncode == 0
+    done = python("-c", IMPORTED, "sympy", "predict", str(finished_run.path), str(photo))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("sympy: False\n")
 
 
 def test_training_a_network_of_torchvision_imports_no_compiler(digit_files, tmp_path):
     """Importing torchvision as it comes imports PyTorch's compiler, which takes two seconds."""
-    script = (
-        "import sys; from tintype.cli import main; main(sys.argv[1:]);"
-        "sys.exit('torch._dynamo' in sys.modules)"
-    )
     done = python(
-        "-c", script, "train", str(digit_files), "--model", "mobilenet_v2", "--weights", "none",
+        "-c", IMPORTED, "torch._dynamo", "train", str(digit_files), "--model", "mobilenet_v2", "--weights", "none",
         "--steps", "2", "--batch-size", "4", "--image-size", "32", "--out", str(tmp_path),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("torch._dynamo: False\n")
 
 
 def test_the_compiler_comes_when_an_operation_of_torchvision_asks_for_it():
