@@ -96,7 +96,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     arguments = [a for a in arguments if a != "--debug"]
     try:
-        code = app(args=arguments, prog_name="tintype", obj=arguments, standalone_mode=False)
+        code = app(args=arguments, prog_name="tintype", obj=arguments, standalone_mode=False) or 0
         if code == 130:  # Ctrl-C, which Typer turns into a silent exit
             print("stopped", file=sys.stderr)
         sys.exit(code)
