@@ -10,6 +10,7 @@ import gc
 import locale
 import os
 import re
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -257,3 +258,31 @@ def digit_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 root / str(k) / f"{i:04d}.png"
             )
     return root
+
+
+class _Killer(Watcher):
+    def __init__(self, at: int) -> None:
+        self.at = at
+
+    def on_step(self, step: int, *_: Any) -> None:
+        if step >= self.at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.fixture
+def killed_at(monkeypatch) -> Callable[..., None]:
+    """Return a function (step, data, **fields) that trains in a process which kills itself there."""
+    if not hasattr(os, "fork"):
+        pytest.skip("needs fork")
+
+    def begin(step: int, data: object, **fields: Any) -> None:
+        monkeypatch.setattr("tintype.training.engine.CHECKPOINT_SECONDS", 0.0)
+        child = os.fork()
+        if not child:
+            try:
+                api.train(str(data), **fields, watcher=_Killer(step))
+            finally:
+                os._exit(1)
+        assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+
+    return begin

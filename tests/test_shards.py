@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import re
 import shutil
-import signal
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -25,10 +23,8 @@ from tintype.data.sets.folder import find_photos
 from tintype.data.shards.writing import Written, write_shards
 from tintype.data.source import DataSplits, Shards
 from tintype.errors import UserError
-from tintype.progress import Watcher
 from tintype.runs.folder import RunFolder
 from tintype.tasks.upscale.sets.pairs import open_pairs
-from tintype.training import engine
 from tintype.training.order import Order
 from tintype.verbs.audit import audit
 from tintype.verbs.predict.files import list_images
@@ -266,35 +262,18 @@ def fields() -> dict[str, Any]:
     }  # fmt: skip
 
 
-class Killer(Watcher):
-    def __init__(self, at: int) -> None:
-        self.at = at
-
-    def on_step(self, step: int, *_: Any) -> None:
-        if step >= self.at:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-
 def train(data: object, out: Path, fields: dict[str, Any], **changes: Any) -> api.Run:
     return api.train(str(data), out=out, **{**fields, **changes})
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_kept_streamed_and_killed_runs_end_with_equal_bits(
-    shards, tmp_path, fields, monkeypatch, short_reports
+    shards, tmp_path, fields, monkeypatch, killed_at, short_reports
 ):
     kept = train(shards, tmp_path, fields)
     monkeypatch.setattr("tintype.data.sets.shards._fits", lambda num_bytes, limit: False)
     streamed = train(shards, tmp_path, fields)
 
-    monkeypatch.setattr(engine, "CHECKPOINT_SECONDS", 0.0)
-    child = os.fork()
-    if not child:
-        try:
-            train(shards, tmp_path, fields, name="killed", watcher=Killer(7))
-        finally:
-            os._exit(1)
-    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    killed_at(7, shards, out=tmp_path, name="killed", **fields)
     killed = api.train(resume=tmp_path / "killed", verbose=False)
 
     for file in ("model.safetensors", "metrics.csv", "predictions.csv", "splits.csv"):
@@ -362,22 +341,14 @@ def test_an_upscaler_learns_from_shards_what_it_learns_from_their_folder(
         assert torch.equal(ours.take(last).images, theirs.take(last).images)
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_an_upscaler_over_shards_goes_on_bit_equal_and_is_measured_on_others(
-    tt, shards, photo_files, tmp_path, monkeypatch, short_reports
+    tt, shards, photo_files, tmp_path, killed_at, short_reports
 ):
     size: dict[str, Any] = {"task": "upscale", "patch": 16, "batch_size": 4, "steps": 4}
     size |= {"device": "cpu", "precision": "fp32", "verbose": False}
     whole = train(photo_files, tmp_path, size)
 
-    monkeypatch.setattr(engine, "CHECKPOINT_SECONDS", 0.0)
-    child = os.fork()
-    if not child:
-        try:
-            train(shards, tmp_path, size, name="killed", watcher=Killer(2))
-        finally:
-            os._exit(1)
-    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    killed_at(2, shards, out=tmp_path, name="killed", **size)
     killed = api.train(resume=tmp_path / "killed", verbose=False)
 
     for file in ("model.safetensors", "metrics.csv", "predictions.csv"):

@@ -8,7 +8,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -31,8 +30,6 @@ from tintype.data import open_data
 from tintype.data.shards import fetching, parquet, places
 from tintype.data.source import DataSplits, StoredSource
 from tintype.errors import UserError
-from tintype.progress import Watcher
-from tintype.training import engine
 from tintype.training.order import Order, batches
 
 NUM_SHARDS, PER_SHARD = 40, 12
@@ -242,14 +239,7 @@ def test_a_damaged_copy_in_the_cache_is_fetched_again(slow):
     assert all(torch.equal(a, b) for a, b in zip(epoch_of(splits, 3), before, strict=True))
 
 
-class Killer(Watcher):
-    def on_step(self, step: int, *_: Any) -> None:
-        if step >= 7:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_killed_over_slow_shards_a_run_goes_on_bit_equal(slow, tmp_path, monkeypatch):
+def test_killed_over_slow_shards_a_run_goes_on_bit_equal(slow, tmp_path, killed_at):
     slow.latency = 0.0
     fields: dict[str, Any] = {
         "image_size": 32, "model": "ann", "model_options": {"hidden": [4]}, "steps": 12,
@@ -258,14 +248,7 @@ def test_killed_over_slow_shards_a_run_goes_on_bit_equal(slow, tmp_path, monkeyp
         "out": tmp_path,
     }  # fmt: skip
     whole = api.train(PATTERN, **fields)
-    monkeypatch.setattr(engine, "CHECKPOINT_SECONDS", 0.0)
-    child = os.fork()
-    if not child:
-        try:
-            api.train(PATTERN, **fields, name="killed", watcher=Killer())
-        finally:
-            os._exit(1)
-    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    killed_at(7, PATTERN, **fields, name="killed")
     killed = api.train(resume=tmp_path / "killed", verbose=False)
     for file in ("model.safetensors", "metrics.csv", "splits.csv"):
         assert (killed.path / file).read_bytes() == (whole.path / file).read_bytes(), file
