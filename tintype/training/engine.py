@@ -67,7 +67,7 @@ FREE_TO_CHANGE = {
     "exact",
 }
 
-# The rules (a field of the recipe) since which a loss is told which piece of a batch it sees.
+# The rules (a field of the recipe) from which on a loss knows which piece of a batch it sees.
 RULES_WITH_PIECES = 3
 
 # The learning rates between which a range test looks. Muon's rate is a relative step.
