@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+from PIL import Image
 
 from tintype import api
 from tintype.hardware import arithmetic, cores
@@ -44,7 +45,7 @@ def machine(monkeypatch: pytest.MonkeyPatch):
         for name in GIVEN:
             monkeypatch.delenv(name, raising=False)
         others = Others(busy)
-        monkeypatch.setattr(arithmetic, "_load", others)
+        monkeypatch.setattr(arithmetic, "LOAD", others)
         monkeypatch.setattr(arithmetic, "allowed_cores", lambda: num)
         monkeypatch.setattr(arithmetic, "num_cores", lambda: may_use or num)
         monkeypatch.setattr(torch, "get_num_threads", lambda: num)
@@ -91,6 +92,23 @@ def test_given_threads_are_not_changed_by_load(machine, monkeypatch):
     monkeypatch.setattr(psutil, "cpu_count", lambda **_: 4)
     assert choose_threads("auto", by_load=True)[0] == 3
     assert others.looks == 0
+
+
+@pytest.mark.parametrize(("busy", "threads"), [(0.0, []), (1.0, [1, 2])])
+def test_commands_without_a_recipe_leave_busy_cores_too(
+    machine, monkeypatch, say, tmp_path, busy, threads
+):
+    machine(2, busy)
+    counts: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", counts.append)
+    Image.new("RGB", (40, 40), "red").save(tmp_path / "red.png")
+    Image.new("RGB", (40, 40), "blue").save(tmp_path / "blue.png")
+
+    _, _, errors = say("similar", tmp_path / "red.png", tmp_path)
+    assert counts[:1] == threads[:1], "before anything is computed"
+    assert counts[-1:] == threads[-1:], "and what it was before, afterwards"
+    wanted = "threads: 1, other processes keep 1.0 of the 2 cores busy; OMP_NUM_THREADS=2 takes all"
+    assert (wanted in errors) == bool(threads)
 
 
 def test_a_container_takes_no_more_threads_than_it_may_use(machine):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -79,6 +82,18 @@ Trust = Annotated[
         help="Allow the code in this file, which the run or model needs (may be repeated).",
     ),
 ]
+
+
+@contextmanager
+def sharing_cores() -> Iterator[None]:
+    """Leave the cores on which other processes compute to them within the block, and say so."""
+    from tintype.hardware import cores  # noqa: F401 (looks at the load while torch is imported)
+    from tintype.hardware.arithmetic import beside_others
+
+    with beside_others() as said:
+        if said:
+            print(said, file=sys.stderr)
+        yield
 
 
 def fields(assignments: list[str] | None, **named: Any) -> dict[str, Any]:

@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tintype.cli.base import LOOK, DataRoot, Device, Json, Run, RunsFolder, Trust, app
+from tintype.cli.base import (
+    LOOK,
+    DataRoot,
+    Device,
+    Json,
+    Run,
+    RunsFolder,
+    Trust,
+    app,
+    sharing_cores,
+)
 
 if TYPE_CHECKING:
     from tintype.verbs.audit import Audit
@@ -166,17 +176,18 @@ def audit(
 
     watcher = make_watcher(to_stderr=True)
     try:
-        found, lines = audit_command(
-            data,
-            data_root=data_root,
-            html=html,
-            fix=fix,
-            decide=decide,
-            run=run,
-            labels=labels,
-            copies=copies,
-            progress=watcher.on_work,
-        )
+        with sharing_cores():
+            found, lines = audit_command(
+                data,
+                data_root=data_root,
+                html=html,
+                fix=fix,
+                decide=decide,
+                run=run,
+                labels=labels,
+                copies=copies,
+                progress=watcher.on_work,
+            )
     finally:
         watcher.close()
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from tintype.cli.base import USE, Device, Json, Run, Trust, app
+from tintype.cli.base import USE, Device, Json, Run, Trust, app, sharing_cores
 from tintype.errors import UserError
 
 
@@ -85,6 +86,7 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Say what is in photos, in a few or in a million."""
+    from tintype.tasks.contract.exported import is_exported
     from tintype.verbs.predict.command import merge_command, predict_command
 
     if merge:
@@ -96,11 +98,14 @@ def predict(
     accuracy = None
     if abstain:
         accuracy = 0.95 if wanted is None else wanted
-    predict_command(
-        run, files, top=top, out=out, resume=resume, accuracy=accuracy,
-        sort_into=sort_into, link=link, heatmaps=heatmaps, device=device, as_json=as_json,
-        shard=shard,
-    )  # fmt: skip
+
+    # an exported model computes without torch, whose threads these are
+    with nullcontext() if is_exported(run) else sharing_cores():
+        predict_command(
+            run, files, top=top, out=out, resume=resume, accuracy=accuracy,
+            sort_into=sort_into, link=link, heatmaps=heatmaps, device=device, as_json=as_json,
+            shard=shard,
+        )  # fmt: skip
 
 
 @app.command(rich_help_panel=USE)
@@ -129,7 +134,8 @@ def similar(
     """Find the photos of a folder that are most like a photo."""
     from tintype.verbs.similar.command import similar_command
 
-    similar_command(paths, top=top, out=out or [], device=device, as_json=as_json)
+    with sharing_cores():
+        similar_command(paths, top=top, out=out or [], device=device, as_json=as_json)
 
 
 @app.command(rich_help_panel=USE)
@@ -173,6 +179,7 @@ def generate(
     """Generate images with a finished run."""
     from tintype.tasks.generate.images import generate_files
 
+    # with all threads, as ever: another number could change the last bits of an image
     written = generate_files(
         run, count=count, start=start, out=out, grid=grid, columns=columns, scale=scale,
         device=device, seed=seed, class_name=class_, truncation=truncation, interpolate=interpolate,
@@ -210,16 +217,17 @@ def upscale(
     from tintype.tasks.upscale.files import upscale_files
 
     watcher = make_watcher(to_stderr=as_json)
-    done = upscale_files(
-        run,
-        files,
-        out=out,
-        tile=tile,
-        compare=compare,
-        force=force,
-        device=device,
-        progress=watcher.on_work,
-    )
+    with sharing_cores():
+        done = upscale_files(
+            run,
+            files,
+            out=out,
+            tile=tile,
+            compare=compare,
+            force=force,
+            device=device,
+            progress=watcher.on_work,
+        )
     watcher.close()
 
     for file, reason in done.skipped:

@@ -19,7 +19,7 @@ import psutil
 import torch
 from threadpoolctl import threadpool_limits
 
-from tintype.hardware.cores import Load, allowed_cores, num_cores
+from tintype.hardware.cores import LOAD, allowed_cores, num_cores
 from tintype.hardware.device import Choice, cpu_flags
 from tintype.hardware.processes import current
 
@@ -70,17 +70,17 @@ WORDS = {
 # How the reason begins where a run leaves cores to other processes.
 OTHERS = "other processes keep"
 
-# Looked at when this module is imported, so that what others compute is known without waiting.
-_load = Load()
 
-
-def choose_threads(threads: int | Literal["auto"], *, by_load: bool = False) -> tuple[int, Choice]:
+def choose_threads(
+    threads: int | Literal["auto"], *, by_load: bool = False, setting: str = "--threads "
+) -> tuple[int, Choice]:
     """Return how many threads share the arithmetic of a run.
 
     Args:
         threads: the number that was given, or "auto".
         by_load: whether "auto" leaves out the cores on which other processes compute. Threads wait
             for each other many times in a step, so one that shares its core holds up all.
+        setting: what a user types before the number to be given all cores after all.
     """
     cores = num_cores()
     if threads != "auto":
@@ -97,15 +97,38 @@ def choose_threads(threads: int | Literal["auto"], *, by_load: bool = False) -> 
         number = max(1, cores // sharing)
         return number, Choice("threads", str(number), f"{sharing} processes share {cores} cores")
 
-    others = _load.others() if by_load and usual > 1 else 0.0
+    others = LOAD.others() if by_load and usual > 1 else 0.0
     # Where all cores are busy, the system shares them fairly, so half of them are still to be had.
     number = min(usual, max(cores - round(others), (cores + 1) // 2))
     if number < usual:
-        why = f"{OTHERS} {others:.1f} of the {cores} cores busy; --threads {usual} takes all"
+        why = f"{OTHERS} {others:.1f} of the {cores} cores busy; {setting}{usual} takes all"
         return number, Choice("threads", str(number), why)
 
     why = "PyTorch's own choice; recorded, because the number can change the last bits"
     return usual, Choice("threads", str(usual), why)
+
+
+@contextmanager
+def beside_others() -> Iterator[str]:
+    """Leave the cores on which other processes compute to them within the block.
+
+    For commands that compute without a recipe, whose threads would wait for each other as those of
+    a training do.
+
+    Yields:
+        What was decided and why, or "" where all cores are taken.
+    """
+    before = torch.get_num_threads()
+    number, choice = choose_threads("auto", by_load=True, setting="OMP_NUM_THREADS=")
+    if number == before:
+        yield ""
+        return
+
+    torch.set_num_threads(number)
+    try:
+        yield str(choice)
+    finally:
+        torch.set_num_threads(before)
 
 
 def _given(threads: int) -> bool:

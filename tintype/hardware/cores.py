@@ -124,3 +124,8 @@ class Load:
         self.since = now
         busy = (now.computed - before.computed) - (now.own - before.own)
         return max(0.0, busy / (now.seconds - before.seconds))
+
+
+# Looked at when this module is imported, which is before torch, whose import takes longer than the
+# shortest look: so what others compute is known without waiting.
+LOAD = Load()
