@@ -255,6 +255,18 @@ def test_dry_run_prints_the_plan_and_writes_nothing(tt, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("name", "said"), [("taken", "is there already, and nothing is overwritten"), ("a/b", "name")]
+)
+def test_dry_run_refuses_the_name_that_a_run_would_refuse(tt, tmp_path, name, said):
+    (tmp_path / "runs" / "taken").mkdir(parents=True)
+    (tmp_path / "runs" / "taken" / "recipe.yaml").write_text("data: digits\n", encoding="utf-8")
+    planned = tt(*TINY, "--name", name, "--dry-run")
+    assert planned == tt(*TINY, "--name", name)
+    assert planned[0] == 2
+    assert said in planned[2]
+
+
 def test_dry_run_for_people_prints_a_recipe_that_can_be_used(tt, tmp_path):
     code, output, _ = tt(*TINY, "--dry-run")
     assert code == 0

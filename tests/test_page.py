@@ -499,10 +499,11 @@ def test_the_board_groups_studies_names_figures_and_sorts(browser, board):
     page.until("#rows tr", count=5)
 
     def rows() -> list[list[str]]:
-        return [
-            [cell.text for cell in row.find_elements(By.CSS_SELECTOR, "th, td")]
-            for row in page.all("#rows tr")
-        ]
+        # in one call, since the board replaces its rows while it is read
+        return page.script(
+            "return [...document.querySelectorAll('#rows tr')]"
+            ".map(row => [...row.querySelectorAll('th, td')].map(cell => cell.innerText.trim()))"
+        )
 
     by_name = {row[1]: row for row in rows() if len(row) > 1}
     assert ["widths · 2 runs"] in rows()

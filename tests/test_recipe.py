@@ -173,6 +173,10 @@ def test_a_file_that_cannot_be_read_is_told(tmp_path):
             "optimizer: .*'sgd', 'adam', 'adamw' or 'muon', or a file .*got 'adma'",
         ),
         ({"schedule": "cosin"}, "schedule: .*cosine"),
+        (
+            {"cache_size": "big"},
+            "cache_size: 'big' is no size. Expected one such as 20GB or 500MB.$",
+        ),
         ({"image_size": 0}, "between 1 and 4096"),
         ({"image_size": [32, 5000]}, "between 1 and 4096"),
         ({"channels": 2}, "channels: "),

@@ -969,10 +969,11 @@ def _plain(error: ValidationError, nested: Collection[str] = ()) -> str:
     message = message[0].lower() + message[1:]
     given = ""
     if field and not isinstance(first["input"], dict):
-        given = f" (got {_brief(first['input'])})"
+        brief = _brief(first["input"])
+        given = "" if brief in message else f" (got {brief})"
 
     shown = f"task.{field}" if field in nested else field
-    return f"{shown + ': ' if shown else ''}{message}{given}."
+    return f"{shown + ': ' if shown else ''}{message.removesuffix('.')}{given}."
 
 
 def _brief(value: Any) -> str:

@@ -177,7 +177,7 @@ def train(
     watcher = make_watcher(to_stderr=as_json)
     if dry_run:
         with planned(num_to_start):
-            _print_plan(named, resume, watcher, changes, verbose=verbose, as_json=as_json)
+            _print_plan(named, place, watcher, changes, verbose=verbose, as_json=as_json)
         return
 
     from tintype import api
@@ -195,7 +195,7 @@ def train(
 
 def _print_plan(
     named: str | None,
-    resume: Path | None,
+    place: dict[str, Any],
     watcher: Watcher,
     changes: dict[str, Any],
     *,
@@ -204,12 +204,14 @@ def _print_plan(
 ) -> None:
     """Print the recipe of a run that is only planned, or as JSON what it comes to."""
     from tintype import api
+    from tintype.training.run import refuse_name
 
-    if resume:
+    if place["resume"]:
         raise UserError(
             "--dry-run and --resume cannot be combined: a resumed run keeps its own settings, "
             "which its recipe.yaml shows."
         )
+    refuse_name(place["out"], place["name"])
     prepared = api.plan(named or "digits", watcher=watcher, verbose=verbose, **changes)
     if as_json:
         print(json.dumps(prepared.summary(), indent=1))

@@ -21,6 +21,7 @@ from tintype import own_code
 from tintype.data import memory
 from tintype.data.source import DataSplits, ImageSource, StoredSource
 from tintype.errors import UserError, memory_is_full
+from tintype.files.names import check_name
 from tintype.files.shard_names import absolute, names_shards, plain_name
 from tintype.hardware.arithmetic import choose_threads, computing
 from tintype.hardware.device import Choice
@@ -138,7 +139,7 @@ def train_by_processes(
         UserError: the processes cannot train this together; none of them was started.
     """
     if resume is None:
-        _refuse_taken(out, name)
+        refuse_name(out, name)
         base, _ = _named(what, changes)
         changed = {ALIASES.get(key, key) for key in changes}
         with_parts(base.replace(**changes), {*changed, *base.stated()}, count)
@@ -197,7 +198,7 @@ def _begun(
     **changes: Any,
 ) -> RunFolder:
     """Begin a new run, and train it to its end."""
-    _refuse_taken(out, name)  # at once, not after the data was read
+    refuse_name(out, name)  # at once, not after the data was read
     with remote.claimed(out, lambda: name or _default_name(what), exact=name is not None) as claim:
         prepared = plan(what, watcher, verbose=verbose, **changes)
         chosen = claim.name or name or _default_name(what)
@@ -209,9 +210,14 @@ def _begun(
     return run
 
 
-def _refuse_taken(out: str | Path, name: str | None) -> None:
-    """Refuse the name of a run that was begun; at an address `remote.claimed` does."""
+def refuse_name(out: str | Path, name: str | None) -> None:
+    """Refuse what can be no name, or is that of a run already; at an address `remote.claimed` does.
+
+    Raises:
+        UserError: the run would not begin.
+    """
     if name is not None and remote.address_of(out) is None:
+        check_name(name, "run")
         RunFolder.remove_unstarted(Path(out) / name)
         RunFolder.refuse_taken(Path(out) / name)
 
