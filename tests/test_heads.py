@@ -20,6 +20,7 @@ from tintype.tasks.linear_heads import (
     discriminant,
     log_losses,
     logistic_path,
+    logistic_paths,
     ridge_path,
 )
 
@@ -53,6 +54,27 @@ def test_logistic_regression_is_that_of_scikit_learn(digits, weighted):
         np.testing.assert_allclose(head.weight / rows.scale, known.coef_, atol=1e-6)
         wanted = known.decision_function(rows.x)
         np.testing.assert_allclose(centred(head.logits(features)), centred(wanted), atol=1e-4)
+
+
+def test_regressions_that_are_fitted_together_are_those_of_each_part(digits):
+    features, classes = digits
+    rows = Rows(features, classes, 10, np.random.default_rng(0).uniform(0.5, 2, len(classes)))
+    kept = [np.arange(400) % 5 > 0, np.arange(400) % 5 > 1, classes != 3]
+    parts = [rows.some(each) for each in kept]
+
+    together = logistic_paths(parts, [0.01, 0.1], converged=1e-5)
+    for strength, heads in zip([0.01, 0.1], together, strict=True):
+        for part, inside, head in zip(parts, kept, heads, strict=True):
+            known = LogisticRegression(C=strength, tol=1e-8, max_iter=20_000)
+            known.fit(rows.x[inside], classes[inside], sample_weight=rows.weights[inside])
+            found = (head.weight / rows.scale)[part.present]
+            np.testing.assert_allclose(found, known.coef_, atol=1e-3)
+    assert (heads[2].logits(features).argmax(1) != 3).all()
+
+    smoothed = next(logistic_paths(parts, [0.1], label_smoothing=0.1, converged=1e-5))
+    for part, head in zip(parts, smoothed, strict=True):
+        alone = next(logistic_path(part, [0.1], label_smoothing=0.1, converged=1e-5))
+        np.testing.assert_allclose(head.weight / rows.scale, alone.weight / rows.scale, atol=1e-3)
 
 
 def test_the_discriminant_is_that_of_scikit_learn(digits):

@@ -93,16 +93,18 @@ class RidgeWithout:
         if len(x) >= x.shape[1]:
             left = x @ (left / np.sqrt(squares))
         along = left.T @ self.wanted
+        squared = left**2
         errors = []
         for penalty in PENALTIES:
             kept = squares / (squares + penalty * len(x))
             off = self.wanted - left @ (kept[:, None] * along)
-            leverage = (left**2) @ kept
+            leverage = squared @ kept
             errors.append(float(((off / (1 - leverage)[:, None]) ** 2).mean()))
 
         best = PENALTIES[int(np.argmin(errors))] * len(x)
         kept = squares / (squares + best)
-        self.hat = (left * kept) @ left.T
+        half = left * np.sqrt(kept)
+        self.hat = half @ half.T  # of a product with itself only half is computed
         self.residuals = self.wanted - left @ (kept[:, None] * along)
 
     def __call__(self, left_out: NDArray[np.bool_]) -> NDArray[np.float64]:

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -31,6 +30,7 @@ from tintype.tasks.linear_heads import (
     discriminant,
     log_losses,
     logistic_path,
+    logistic_paths,
     ridge_path,
 )
 
@@ -42,6 +42,7 @@ COMPARED = 1e-3  # the largest gradient where heads are only compared
 CLEARLY = 1.002  # times the least loss: a path that has passed its best so far ends
 
 MOST_FACTOR = 1e4  # of a calibration
+MOST_COLUMNS = 160  # of the products of logistic regressions that are fitted together
 NUM_FOLDS = 5
 
 # What is bounded, so that a head takes minutes at the most: numbers held at a time (N x F), terms
@@ -328,8 +329,12 @@ def _single_threads() -> Iterator[Executor]:
     """Let each product take one thread, and yield what runs several heads side by side.
 
     Most products are small: two threads of a BLAS wait for each other longer than they work (five
-    times as long in L-BFGS), and most heads do not depend on each other.
+    times as long in L-BFGS), and most heads do not depend on each other. SciPy has a BLAS of its
+    own, which can only be limited once it is loaded.
     """
+    import scipy.linalg  # noqa: F401
+    import scipy.optimize  # noqa: F401
+
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(torch.get_num_threads()) as threads:
         yield threads
 
@@ -418,27 +423,39 @@ class _Trial:
         self.notes.append(f"{LOGISTIC} is left out: {size} would take minutes")
         return kinds
 
-    def _paths(
-        self, kinds: Sequence[str], kept: NDArray[np.bool_]
-    ) -> dict[str, Iterator[LinearHead]]:
-        rows = self.rows.some(kept)
-        smoothing = self.table.label_smoothing
+    def _walk(
+        self, kind: str, parts: Sequence[Rows], threads: Executor
+    ) -> Iterator[list[LinearHead]]:
+        """Yield the heads of a kind that are fitted to each of the parts, for each setting."""
+        at_once = 1
+        if kind == LOGISTIC:
+            share = math.ceil(len(parts) / torch.get_num_threads())
+            at_once = max(1, min(share, MOST_COLUMNS // self.rows.num_classes))
+        groups = [parts[start : start + at_once] for start in range(0, len(parts), at_once)]
+        paths = [self._path(kind, group) for group in groups]
 
-        def discriminants(columns: slice) -> Iterator[LinearHead]:
-            # Whose copy of the features is gone after it.
-            yield self._discriminant(self.rows.of_features(columns).some(kept), columns)
+        while True:
+            none: list[LinearHead] = []
+            found = list(threads.map(lambda path: next(path, none), paths))
+            if not all(found):
+                return
+            yield [head for heads in found for head in heads]
 
-        paths = {
-            LOGISTIC: lambda: logistic_path(
-                rows, PATH, label_smoothing=smoothing, converged=COMPARED
-            ),
-            RIDGE: lambda: ridge_path(rows, RIDGES, converged=COMPARED),
-            **{
-                kind: partial(discriminants, columns)
-                for kind, columns in self._discriminants.items()
-            },
-        }
-        return {kind: paths[kind]() for kind in kinds}
+    def _path(self, kind: str, parts: Sequence[Rows]) -> Iterator[list[LinearHead]]:
+        """Yield the heads of a kind for each setting; of logistic regression for several parts."""
+        if kind == LOGISTIC:
+            smoothing = self.table.label_smoothing
+            yield from logistic_paths(parts, PATH, label_smoothing=smoothing, converged=COMPARED)
+            return
+
+        (rows,) = parts
+        if kind == RIDGE:
+            yield from ([head] for head in ridge_path(rows, RIDGES, converged=COMPARED))
+            return
+        columns = self._discriminants[kind]
+        assert rows.whole is not None
+        # Whose copy of the features is gone after it.
+        yield [self._discriminant(self.rows.of_features(columns).some(rows.whole[1]), columns)]
 
     @property
     def _discriminants(self) -> dict[str, slice]:
@@ -459,22 +476,22 @@ class _Trial:
         passed their best.
         """
         tables = list(dict.fromkeys([self.answers, *self.choosing]))
-        paths: dict[frozenset[int], dict[str, Iterator[LinearHead]]] = {}
-        for table in tables:
-            for fold in range(self.num_folds):
-                without = table.without(fold)
-                if without not in paths:
-                    kept = ~np.isin(self.fold_of, list(without))
-                    paths[without] = self._paths(kinds, kept[self.which])
+        folds = range(self.num_folds)
+        needed = list(dict.fromkeys(table.without(fold) for table in tables for fold in folds))
+        parts = [
+            self.rows.some(~np.isin(self.fold_of, list(without))[self.which]) for without in needed
+        ]
 
         grids = {LOGISTIC: PATH, RIDGE: RIDGES} | dict.fromkeys(self._discriminants, (0.0,))
         total = sum(len(grids[kind]) for kind in kinds)
         for number, kind in enumerate(kinds):
             going = tables
             done = sum(len(grids[each]) for each in kinds[:number])
-            for setting in grids[kind]:
-                of_kind = {each: paths[each][kind] for each in paths}
-                self._answer_by(kind, setting, going, of_kind, threads)
+            for setting, found in zip(grids[kind], self._walk(kind, parts, threads), strict=True):
+                heads = dict(zip(needed, found, strict=True))
+                for table in going:
+                    answers = self._answers_by(heads, table)
+                    table.families.setdefault(kind, {})[setting] = answers
                 going = [table for table in going if not self._has_passed_its_best(table, kind)]
                 done += 1
                 if self.progress:
@@ -482,27 +499,12 @@ class _Trial:
                 if not going:
                     break
 
-    def _answer_by(
-        self,
-        kind: str,
-        setting: float,
-        tables: Sequence[_Answers],
-        paths: Mapping[frozenset[int], Iterator[LinearHead]],
-        threads: Executor,
-    ) -> None:
-        """Take one step along the paths that `tables` need, and keep the answers."""
-        folds = range(self.num_folds)
-        needed = list({table.without(fold): None for table in tables for fold in folds})
-        found = threads.map(lambda without: next(paths[without]), needed)
-        heads = dict(zip(needed, found, strict=True))
-
-        shape = (len(self.fold_of), self.table.num_classes)
-        for table in tables:
-            logits = np.zeros(shape)
-            for fold, (inside, _) in enumerate(self._folds()):
-                head = heads[table.without(fold)]
-                logits[inside] = head.logits(self.table.answered[inside])
-            table.families.setdefault(kind, {})[setting] = logits
+    def _answers_by(self, heads: Mapping[frozenset[int], LinearHead], table: _Answers) -> Array:
+        """Return logits (N, K), each row's by the head that has not seen its fold."""
+        logits = np.zeros((len(self.fold_of), self.table.num_classes))
+        for fold, (inside, _) in enumerate(self._folds()):
+            logits[inside] = heads[table.without(fold)].logits(self.table.answered[inside])
+        return logits
 
     def _has_passed_its_best(self, table: _Answers, kind: str) -> bool:
         path = list(table.families[kind].values())

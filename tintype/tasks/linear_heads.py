@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,6 +13,7 @@ import scipy
 from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float64]
+Numbers = NDArray[np.floating]  # in single precision, where heads are only compared
 
 # Inverse strengths of the L2 penalty, from strong to weak; a path stops where it has clearly passed
 # its best.
@@ -20,10 +21,16 @@ PATH = tuple(float(each) for each in np.logspace(-4, 1, 9))
 RIDGES = tuple(float(each) for each in np.logspace(5, 0, 11))
 
 CONVERGED = 1e-6  # the largest gradient of the mean loss, in preconditioned coordinates
+NEARLY = 1e-5  # what single precision, which is twice as fast, reaches as surely
 
 # Of the usual one: a feature that hardly any row has would count a thousandfold in a new one.
 SMALLEST_DEVIATION = 0.2
 MOST_STEPS = 50  # of conjugate gradients
+
+# Of L-BFGS: the steps that it remembers and takes, and how often one of them is halved.
+MEMORY = 10
+MOST_EVALUATIONS = 500
+MOST_HALVINGS = 20
 
 # Classes without a row are never the answer: their logits lie so far below the smallest bias. A
 # calibration multiplies them by 0.01 or so.
@@ -161,10 +168,13 @@ def logistic_path(
     Minimises sum_i w_i loss_i + |W|^2 / (2 C), as scikit-learn does; the bias is free. L-BFGS works
     along the principal axes, each scaled by the curvature of the loss there: where all classes are
     equally likely the problem is then round, and elsewhere nearly so. Each fit begins with the one
-    before.
+    before, and what is held in double precision with a fit in single precision.
     """
     axes, variances = rows.axes
-    along, shares = rows.along, rows.shares
+    shares = rows.shares
+    passes = [(rows.along, converged)]
+    if rows.along.dtype == np.float64:
+        passes.insert(0, (rows.along.astype(np.float32), max(converged, NEARLY)))
     num_classes, rank = rows.num_classes, len(variances)
     even = max((1 - 1 / num_classes) / num_classes, 1e-6)
     wanted = (1 - label_smoothing) * rows.one_hot + label_smoothing / num_classes
@@ -177,7 +187,10 @@ def logistic_path(
         scales = 1 / np.sqrt(even * variances + penalty)
 
         def objective(
-            flat: Array, penalty: float = penalty, scales: Array = scales
+            flat: Array,
+            along: NDArray[np.floating],
+            penalty: float = penalty,
+            scales: Array = scales,
         ) -> tuple[float, Array]:
             point = flat.reshape(num_classes, rank + 1)
             heads = point[:, :rank] * scales
@@ -197,12 +210,155 @@ def logistic_path(
 
         from scipy.optimize import minimize
 
-        start = np.hstack([weight / scales, bias[:, None] * level])
-        options = {"maxiter": 1000, "maxcor": 20, "gtol": converged, "ftol": 0.0}
-        found = minimize(objective, start.ravel(), jac=True, method="L-BFGS-B", options=options)
-        point = found.x.reshape(num_classes, rank + 1)
+        point = np.hstack([weight / scales, bias[:, None] * level])
+        for along, goal in passes:
+            options = {"maxiter": 1000, "maxcor": 20, "gtol": goal, "ftol": 0.0}
+            found = minimize(
+                objective, point.ravel(), (along,), jac=True, method="L-BFGS-B", options=options
+            )
+            point = found.x.reshape(num_classes, rank + 1)
         weight, bias = point[:, :rank] * scales, point[:, rank] / level
         yield rows.plain(weight @ axes.T, bias)
+
+
+def logistic_paths(
+    parts: Sequence[Rows],
+    strengths: Sequence[float] = PATH,
+    *,
+    label_smoothing: float = 0.0,
+    converged: float = NEARLY,
+) -> Iterator[list[LinearHead]]:
+    """Yield what `logistic_path` does for several parts of the same rows (`Rows.some`), together.
+
+    The parts share nearly all of their rows. One product with all rows serves all parts, in single
+    precision, in a third of the time of one for each. A row that a part leaves out weighs nothing
+    in it: no number of another part enters into its head.
+    """
+    assert parts[0].whole is not None
+    rows = parts[0].whole[0]
+    axes, variances = rows.axes
+    along = rows.along.astype(np.float32)
+    num_parts, num_classes, rank = len(parts), rows.num_classes, len(variances)
+
+    shares = np.zeros((len(along), num_parts))
+    known = np.zeros((num_parts, num_classes), np.bool_)
+    for number, part in enumerate(parts):
+        assert part.whole is not None
+        shares[part.whole[1], number] = part.shares
+        known[number] = np.isin(rows.present, part.present)
+    counts = known.sum(1)
+    totals = np.array([part.total for part in parts])
+    smoothed = label_smoothing * (known / counts[:, None]).astype(np.float32)
+    wanted = (1 - label_smoothing) * rows.one_hot[:, None].astype(np.float32) + smoothed
+    never = np.where(known, 0, -1e30).astype(np.float32)
+    even = np.maximum((1 - 1 / counts) / counts, 1e-6)[:, None, None]
+    weight = np.zeros((num_parts, num_classes, rank), np.float32)
+    bias = np.zeros((num_parts, num_classes, 1), np.float32)
+    level = np.sqrt(even).astype(np.float32)
+
+    for strength in strengths:
+        penalty = (1 / (strength * totals))[:, None, None].astype(np.float32)
+        scales = (1 / np.sqrt(even * variances + penalty)).astype(np.float32)
+
+        def objective(
+            flat: Numbers, penalty: Numbers = penalty, scales: Numbers = scales
+        ) -> tuple[Array, Numbers]:
+            point = flat.reshape(num_parts, num_classes, rank + 1)
+            heads = point[..., :rank] * scales
+            logits = (along @ heads.reshape(-1, rank).T).reshape(-1, num_parts, num_classes)
+            logits += (point[..., rank:] / level)[..., 0] + never
+            logits -= logits.max(2, keepdims=True)
+            probabilities = np.exp(logits)
+            sums = probabilities.sum(2)
+            probabilities /= sums[..., None]
+            right = np.where(wanted > 0, wanted * logits, 0).sum(2)
+            loss = (shares * (np.log(sums) - right)).sum(0)
+            loss += 0.5 * (penalty * heads**2).sum((1, 2), dtype=np.float64)
+
+            off = (probabilities - wanted) * shares[..., None].astype(np.float32)
+            gradient = np.empty_like(point)
+            products = off.reshape(len(along), -1).T @ along
+            gradient[..., :rank] = (products.reshape(heads.shape) + penalty * heads) * scales
+            gradient[..., rank:] = off.sum(0)[..., None] / level
+            return loss, gradient.reshape(num_parts, -1)
+
+        start = np.concatenate([weight / scales, bias * level], 2).reshape(num_parts, -1)
+        point = _minimised(objective, start, converged).reshape((*weight.shape[:2], rank + 1))
+        weight, bias = point[..., :rank] * scales, point[..., rank:] / level
+        yield [
+            part.plain(weight[number, there].astype(np.float64) @ axes.T, bias[number, there, 0])
+            for number, (part, there) in enumerate(zip(parts, known, strict=True))
+        ]
+
+
+def _minimised(
+    objective: Callable[[Numbers], tuple[Array, Numbers]], start: Numbers, converged: float
+) -> Numbers:
+    """Return the minima (P, D) of P convex functions, by L-BFGS with steps that are halved.
+
+    Each goes its own way, until none of its derivatives is larger than `converged`.
+
+    Args:
+        objective: returns the values (P,) of all functions and their derivatives (P, D).
+        start: where each begins (P, D).
+        converged: the largest derivative at the end.
+    """
+    point = start
+    loss, gradient = objective(point)
+    history: list[tuple[Numbers, Numbers, Numbers]] = []  # steps, changes, 1 / their product
+
+    for _ in range(MOST_EVALUATIONS):
+        going = np.abs(gradient).max(1) > converged
+        if not going.any():
+            break
+        direction = -_newton_like(gradient, history) * going[:, None]
+        slope = (direction * gradient).sum(1, dtype=np.float64)
+        length = np.ones((len(point), 1), np.float32)
+        if not history:
+            length /= np.maximum(np.linalg.norm(gradient, axis=1, keepdims=True), 1)
+
+        for _ in range(MOST_HALVINGS):
+            moved = point + length * direction
+            found, steepness = objective(moved)
+            # a part in ten million is what single precision cannot tell
+            enough = found <= loss + 1e-4 * length[:, 0] * slope + 1e-7 * np.abs(loss)
+            if enough.all():
+                break
+            length[~enough] /= 2
+
+        step, change = moved - point, steepness - gradient
+        product = _inner(step, change)
+        inverse = np.divide(1, product, out=np.zeros_like(product), where=product > 1e-20)
+        history = [*history[1 - MEMORY :], (step, change, inverse)]
+        point, loss, gradient = moved, found, steepness
+    return point
+
+
+def _newton_like(gradient: Numbers, history: Sequence[tuple[Numbers, Numbers, Numbers]]) -> Numbers:
+    """Return the gradients (P, D) times the inverse curvatures that the last steps tell.
+
+    A function that did not move in a step (a product of 0) learns nothing of it.
+
+    Source: Nocedal, "Updating quasi-Newton matrices with limited storage" (1980).
+    """
+    left = gradient
+    shares = []
+    for step, change, inverse in reversed(history):
+        share = inverse * _inner(step, left)
+        left = left - share * change
+        shares.append(share)
+
+    if history:
+        _, change, inverse = history[-1]
+        size = inverse * _inner(change, change)
+        left = left / np.where(size > 0, size, 1)
+    for (step, change, inverse), share in zip(history, reversed(shares), strict=True):
+        left = left + (share - inverse * _inner(change, left)) * step
+    return left
+
+
+def _inner(one: Numbers, other: Numbers) -> Numbers:
+    return np.einsum("pd,pd->p", one, other)[:, None]
 
 
 def discriminant(rows: Rows) -> LinearHead:
@@ -259,13 +415,15 @@ def _solve(centred: NDArray[np.floating], diagonal: Array, wanted: Array) -> Arr
     """Return the solution (F, K) of (centred.T @ centred + diagonal) @ solution = wanted (F, K)."""
     num_rows, num_features = centred.shape
     if num_rows < num_features and diagonal.min() > 1e-6 * diagonal.max():  # Woodbury's identity
-        scaled = centred / diagonal
-        inner = scaled @ centred.T
+        # in units in which the diagonal is 1, so that a product with itself is half of the work
+        units = np.sqrt(diagonal)[:, None]
+        scaled = centred / units.T.astype(centred.dtype)
+        inner = scaled @ scaled.T
         inner[np.diag_indices(num_rows)] += 1
-        plain = wanted / diagonal[:, None]
-        return plain - scaled.T @ scipy.linalg.cho_solve(
-            scipy.linalg.cho_factor(inner, overwrite_a=True), centred @ plain
-        )
+        plain = wanted / units
+        factor = scipy.linalg.cho_factor(inner, overwrite_a=True)
+        along = scaled @ plain.astype(centred.dtype)
+        return (plain - scaled.T @ scipy.linalg.cho_solve(factor, along)) / units
 
     covariance = centred.T @ centred
     covariance[np.diag_indices(num_features)] += np.maximum(diagonal, 1e-12)
