@@ -99,6 +99,26 @@ def test_copies_are_told_with_what_was_done_to_them(photos, kind):
         assert words in transform_words(found, photo.size, copy.size)
 
 
+def test_a_mirrored_negative_is_a_copy(photos):
+    for photo in photos[::4]:
+        found = align(look(photo), look(ImageOps.invert(ImageOps.mirror(photo))))
+        assert found is not None
+        assert found.is_copy
+        assert (found.mirrored, found.inverted) == (True, True)
+
+
+def test_a_copy_is_told_whichever_photo_comes_first(photos):
+    """Of small photos too: what was enlarged is blurred beside what was not."""
+    for photo in photos[::2]:
+        small = photo.resize((64, 64), Image.Resampling.BICUBIC)
+        copy = cropped(small.rotate(8, Image.Resampling.BICUBIC), 0.15).resize(small.size)
+        for one, other in ((small, copy), (copy, small)):
+            found = align(look(one), look(other))
+            assert found is not None
+            assert found.is_copy
+            assert (found.shares[0] < found.shares[1]) == (one is small)
+
+
 def test_the_map_is_the_one_that_was_applied(photos):
     """Corners go where Pillow's rotation takes them, to within a pixel."""
     photo = photos[0].resize((150, 150))

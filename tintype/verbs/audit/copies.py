@@ -23,6 +23,7 @@ from tintype.data.duplicates import joined
 from tintype.data.sets.folder import read_each
 from tintype.errors import UserError
 from tintype.hardware.cores import num_cores
+from tintype.hardware.device import hold_memory
 from tintype.models.efficientnet_lite import HEAD_WIDTH
 from tintype.progress import Progress
 from tintype.runs.packaged_weights import PACKAGES
@@ -30,7 +31,7 @@ from tintype.verbs.audit import backbone
 from tintype.verbs.audit.files import TINY, Inspected, in_colour, reduced, squashed
 from tintype.verbs.audit.neighbours import nearest_pairs, summaries
 
-VERSION = 1  # raise it when the keypoints of a photo change
+VERSION = 2  # raise it when the keypoints of a photo change
 # Of a photo, by features of the last stage alone (what the one before it sees of a border, a third
 # of the copies in one are not among the nearest) and as many by keypoints. Of 1,080 altered copies
 # of TrashNet's photos, 9 are not among the 20 nearest by features, 2 are not among these eight and
@@ -89,6 +90,7 @@ def look_again(
     if not backbone.at_hand():
         return SecondLook(note=f"{LEFT_OUT}: {PACKAGES[backbone.NETWORK].install}")
 
+    hold_memory()
     side = backbone.side_for(len(inspected))
     pictures = squashed(inspected, side, progress)
     try:
