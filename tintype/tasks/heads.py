@@ -434,8 +434,8 @@ class _Trial:
         groups = [parts[start : start + at_once] for start in range(0, len(parts), at_once)]
         paths = [self._path(kind, group) for group in groups]
 
+        none: list[LinearHead] = []
         while True:
-            none: list[LinearHead] = []
             found = list(threads.map(lambda path: next(path, none), paths))
             if not all(found):
                 return

@@ -378,7 +378,8 @@ def discriminant(rows: Rows) -> LinearHead:
         weights = rows.weights[inside]
         shares[number] = weights.sum() / rows.total
         means[number] = np.average(rows.x[inside], axis=0, weights=weights)
-        within = (rows.x[inside] - means[number]) * np.sqrt(weights / weights.mean())[:, None]
+        roots = np.sqrt(weights / weights.mean())[:, None].astype(rows.x.dtype)
+        within = (rows.x[inside] - means[number].astype(rows.x.dtype)) * roots
         part, targets = _shrinkage(within)
         centred[inside] = within * math.sqrt(shares[number] * (1 - part) / len(within))
         diagonal += shares[number] * part * targets
