@@ -14,7 +14,7 @@ from tintype.data.features import BATCH, Network, photo_features
 from tintype.data.identity import pixel_digests
 from tintype.data.source import DataSpec, ImageSource
 from tintype.hardware.device import autocast
-from tintype.models.parts.backbone import backbone_parts, for_inference
+from tintype.models.parts.backbone import Parts, backbone_parts, for_inference
 from tintype.models.parts.head import features_before
 from tintype.progress import Progress
 
@@ -37,6 +37,7 @@ class FrozenBackbone:
         device: where the network is.
         dtype: the precision in which it computes.
         normalise: makes images of 0..255 what the network expects.
+        parts: of the network, where they are known; to find them takes a pass through it.
     """
 
     def __init__(
@@ -47,11 +48,11 @@ class FrozenBackbone:
         device: torch.device,
         dtype: torch.dtype,
         normalise: Callable[[Tensor], Tensor],
+        parts: Parts | None = None,
     ) -> None:
         self.network = network
-        self.parts = backbone_parts(
-            network, spec
-        )  # now, since a task may put a larger head in place
+        # now, since a task may put a larger head in place
+        self.parts = parts or backbone_parts(network, spec)
         self.name = name
         self.spec = spec
         self.device = device

@@ -140,7 +140,9 @@ class Transfer(Classify):
         self.origin = origin
         self.seed = seed
         self.choices = _choices(origin)
-        self.frozen = FrozenBackbone(network, model, self.spec, device, self.dtype, self.normalise)
+        self.frozen = FrozenBackbone(
+            network, model, self.spec, device, self.dtype, self.normalise, self.parts
+        )
 
     def describe(self) -> dict[str, Any]:
         return {**super().describe(), "pretrained": self.origin}

@@ -153,7 +153,9 @@ class Transfer(Regress):
         self.origin = origin
         self.seed = seed
         self.parts = backbone_parts(network, spec)
-        self.frozen = FrozenBackbone(network, model, self.spec, device, self.dtype, self.normalise)
+        self.frozen = FrozenBackbone(
+            network, model, self.spec, device, self.dtype, self.normalise, self.parts
+        )
 
     def describe(self) -> dict[str, Any]:
         return {**super().describe(), "pretrained": self.origin}
