@@ -26,6 +26,9 @@ Node = torch.autograd.graph.Node
 # What a layer answered: its name, and where autograd computed the answer (None without gradients).
 Answer = tuple[str, Node | None]
 SMALL = 2**31  # multiply-adds that cost less than what a pass on shapes imports
+USES = (
+    300 / 224**2
+)  # of a weight for each pixel, as networks for photos have them: 85 to 280 at 224
 
 
 def head_of(network: nn.Module, spec: DataSpec) -> str:
@@ -129,8 +132,9 @@ def _pass(
     """
     first = next(network.parameters(), example)
     num_weights = sum(weight.numel() for weight in network.parameters())
+    height, width = example.shape[-2:]
     # on the first tensor without values, torch imports SymPy, which takes half a second
-    if num_weights * example.numel() > SMALL:
+    if num_weights * height * width * USES > SMALL:
         # whatever a network of a stranger makes of tensors without values
         with suppress(Exception):
             return _pass_on(network, example, torch.device("meta"))
