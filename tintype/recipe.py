@@ -970,7 +970,9 @@ def _plain(error: ValidationError, nested: Collection[str] = ()) -> str:
     given = ""
     if field and not isinstance(first["input"], dict):
         brief = _brief(first["input"])
-        given = "" if brief in message else f" (got {brief})"
+        # a number such as 0 may stand in another one
+        named = isinstance(first["input"], str) and brief in message
+        given = "" if named else f" (got {brief})"
 
     shown = f"task.{field}" if field in nested else field
     return f"{shown + ': ' if shown else ''}{message.removesuffix('.')}{given}."
