@@ -43,6 +43,7 @@ from typing import Any
 TEST_SHARE = 0.2
 SIDE = 224
 TRIED_PART = 0.06  # of an epoch of fastai
+FEWEST_TRIED = 4  # batches of it
 CURVE = (5, 10, 20, 50, 100)  # photos of a class
 Cell = dict[str, Any]
 
@@ -143,16 +144,23 @@ def fastai(data: Path, seconds: float, seed: int) -> float:
         return made
 
     # The length of an epoch of each kind, before the clock starts, from a part of one.
+    num_batches = len(loaders.train)
+    tried = min(num_batches, max(FEWEST_TRIED, round(TRIED_PART * num_batches)))
+
+    def epoch_of(learn: Any, batches: int, *rate: float) -> float:
+        # the callback ends the epoch after the batch of this number
+        short = fv.ShortEpochCallback((batches - 1) / num_batches)
+        began = time.perf_counter()
+        learn.fit_one_cycle(1, *rate, cbs=short)
+        return (time.perf_counter() - began) * num_batches / batches
+
     trial = learner()
-    short = fv.ShortEpochCallback(TRIED_PART)
     with trial.no_bar(), trial.no_logging():
-        began = time.perf_counter()
-        trial.fit_one_cycle(1, cbs=short)
-        frozen = (time.perf_counter() - began) / TRIED_PART
+        epoch_of(trial, 1)  # the first batch warms up
+        frozen = epoch_of(trial, tried)
         trial.unfreeze()
-        began = time.perf_counter()
-        trial.fit_one_cycle(1, 1e-5, cbs=short)
-        whole = (time.perf_counter() - began) / TRIED_PART
+        epoch_of(trial, 1, 1e-5)
+        whole = epoch_of(trial, tried, 1e-5)
 
     epochs = max(0, int((seconds - frozen) / whole))
     learn = learner()
