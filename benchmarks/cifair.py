@@ -29,7 +29,15 @@ LISTS = {
     "test and training": "duplicates_cifar10.csv",
     "both in test": "duplicates_cifar10_test.csv",
 }
-COPIES = ("leak", "altered leak", "contradictory", "copies", "near", "altered")
+COPIES = (
+    "leak",
+    "altered leak",
+    "altered contradictory",
+    "contradictory",
+    "copies",
+    "near",
+    "altered",
+)
 
 
 def main() -> None:

@@ -152,7 +152,7 @@ def measure(data: Path, folder: Path, each: int, most: int | None) -> list[tuple
     before, _ = timed(folder, copies=False)
     seconds, found = timed(folder, copies=True)
 
-    group = group_of(found, ("copies", "near", "contradictory", "altered"))
+    group = group_of(found, ("copies", "near", "contradictory", "altered", "altered contradictory"))
     print(f"\n{data.name}: {found.num_images:,} images, {seconds - before:.0f} s more\n")
     print("| copy | found |\n|---|---|")
     for kind in KINDS:

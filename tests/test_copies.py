@@ -213,6 +213,19 @@ def test_an_altered_copy_across_a_split_is_serious_and_left_out_of_training(tmp_
     assert "again" not in (tmp_path / "clean.csv").read_text(encoding="utf-8")
 
 
+def test_an_altered_copy_with_another_label_is_serious(tmp_path, photos):
+    for i, photo in enumerate(photos):
+        jpeg(photo, tmp_path / "ab"[i % 2] / f"{i:02d}")
+    jpeg(cropped(photos[0], 0.1), tmp_path / "b" / "again")
+
+    found = audit(tmp_path)
+    assert [finding.kind for finding in found.serious] == ["altered contradictory"]
+    assert pairs_in(found, "altered contradictory") == {
+        frozenset(("a/00.jpg", "b/again.jpg")): "cropped to 64 %"
+    }
+    assert "SERIOUS  Altered copies, different labels: 1" in found.lines()
+
+
 def test_the_list_keeps_copies_and_objects_together(tmp_path, photos):
     shadow = np.asarray(photos[8]) * np.linspace(0.6, 1, 150)[None, :, None]
     for i, photo in enumerate(photos):

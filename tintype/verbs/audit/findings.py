@@ -245,7 +245,8 @@ def duplicate_findings(inspected: Inspected, twins: Twins) -> list[Finding]:
 
 
 def copy_findings(inspected: Inspected, twins: Twins, effect: str = "") -> list[Finding]:
-    """Return copies that hashes miss, first those across a given split, and objects seen twice.
+    """Return copies that hashes miss, first those with different labels and those across a given
+    split, and objects seen twice.
 
     `effect` says what the latter do to figures.
     """
@@ -253,14 +254,19 @@ def copy_findings(inspected: Inspected, twins: Twins, effect: str = "") -> list[
     second = twins.second
     before = twins.duplicates.group
     copied = twins.copied
-    found: dict[str, list[Item]] = {"altered leak": [], "altered": []}
+    found: dict[str, list[Item]] = {"altered contradictory": [], "altered leak": [], "altered": []}
 
     for rows, words in _newly_joined(before, copied, second.copies):
-        across = len(set(split[rows].tolist())) > 1
-        labels = ", with different labels" if inspected.differ(rows) else ""
-        found["altered leak" if across else "altered"].append(
-            item(inspected, rows, f"{words}{labels}")
-        )
+        contradicts = inspected.differ(rows)
+        leaks = len(set(split[rows].tolist())) > 1
+
+        together = item(inspected, rows, words)
+        if contradicts:
+            found["altered contradictory"].append(together)
+        if leaks:
+            found["altered leak"].append(together)
+        if not contradicts and not leaks:
+            found["altered"].append(together)
 
     objects = [
         item(inspected, rows, f"{len(rows):,} photos, {words}" if len(rows) > 2 else words)
@@ -271,6 +277,14 @@ def copy_findings(inspected: Inspected, twins: Twins, effect: str = "") -> list[
 
     altered = "The same picture cropped, turned, framed, inverted or painted over"
     findings = (
+        Finding(
+            "altered contradictory",
+            "Altered copies, different labels",
+            f"{altered}: one of the labels is wrong, unless classes differ by just that. "
+            "The list that --fix writes keeps all of them, on one side of a split.",
+            serious=True,
+            items=tuple(found["altered contradictory"]),
+        ),
         Finding(
             "altered leak",
             "Altered copies on both sides of a split",

@@ -27,6 +27,7 @@ Picture = Callable[[int, int], Image.Image]
 PAIRED = (
     "contradictory",
     "leak",
+    "altered contradictory",
     "altered leak",
     "copies",
     "near",
