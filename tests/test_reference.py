@@ -13,11 +13,13 @@ from types import ModuleType
 
 import pytest
 
+import tintype
 from tintype.plugins import study_names
 from tintype.recipe import recipe_names
 
 pytestmark = pytest.mark.usefixtures("short_pages")
 
+FOLDERS = {"train": "recipes", "study": "studies"}
 SCRIPT = Path(__file__).parent.parent / "benchmarks" / "reference.py"
 
 
@@ -141,6 +143,25 @@ def test_the_published_page_holds_a_row_of_each_cell(reference):
     for cell in reference.cells():
         assert f"\n| `{cell.key}` |" in text
         assert f"`{cell.command()}` |\n" in text
+
+
+def test_a_head_states_the_figure_of_the_published_table(reference):
+    page = reference.TABLE.read_text(encoding="utf-8")
+    for cell in reference.cells():
+        if cell.verb == "elsewhere":
+            continue
+        rows = [line for line in page.splitlines() if line.startswith(f"| `{cell.key}` |")]
+        figures = [row.split("|")[5] for row in rows]
+        if reference.NOT_MEASURED in figures[0]:
+            continue
+
+        file = Path(tintype.__file__).parent.joinpath(FOLDERS[cell.verb], f"{cell.what}.yaml")
+        lines = file.read_text(encoding="utf-8").splitlines()
+        head = " ".join(line.lstrip("# ") for line in lines if line.startswith("#"))
+        if cell.ours.startswith("as described") and " %" in figures[0]:
+            accuracies = [each.split()[0] for each in figures if " %" in each]
+            assert [each for each in accuracies if each not in head] == [], cell.key
+        assert "not measured" not in head.lower(), cell.key
 
 
 def test_a_study_gives_a_row_for_each_variant_and_each_effect(reference, tmp_path):
