@@ -267,6 +267,14 @@ def test_dry_run_refuses_the_name_that_a_run_would_refuse(tt, tmp_path, name, sa
     assert said in planned[2]
 
 
+def test_dry_run_leaves_what_a_run_that_never_started_has_left(tt, tmp_path):
+    left = tmp_path / "runs" / "killed" / ".lock"
+    left.parent.mkdir(parents=True)
+    left.touch()
+    assert tt(*TINY, "--name", "killed", "--dry-run")[0] == 0
+    assert left.exists()
+
+
 def test_dry_run_for_people_prints_a_recipe_that_can_be_used(tt, tmp_path):
     code, output, _ = tt(*TINY, "--dry-run")
     assert code == 0

@@ -225,6 +225,8 @@ def test_a_name_that_is_taken_there_gets_a_number(tt, bucket: str, tmp_path: Pat
     assert (code, errors.count("\n")) == (2, 1)
     assert f"is taken by a run that {platform.node()} prepares, or was killed at" in errors
     assert not (tmp_path / "runs").exists()
+    assert tt(*TINY, "--out", bucket, "--name", "digits", "--dry-run") == (2, "", errors)
+    assert tt(*TINY, "--out", bucket, "--name", "free", "--dry-run")[0] == 0
 
     assert tt(*TINY, "--steps", "1", "--out", bucket)[0] == 2  # both lengths: nothing is claimed
     assert remote._claim(bucket, "digits", "b1", exact=False)[0].name == "digits-2"

@@ -130,13 +130,21 @@ class RunFolder:
         return True
 
     @staticmethod
-    def remove_unstarted(path: Path) -> None:
-        """Remove a folder in which a kill or a full disk left nothing but hidden leftovers."""
-        with suppress(OSError):
+    def is_unstarted(path: Path) -> bool:
+        """Return whether a kill or a full disk left nothing but hidden leftovers in a folder."""
+        try:
             inside = list(path.iterdir())
-            if any(entry.name != ".lock" and not entry.name.endswith(".tmp") for entry in inside):
-                return
-            for entry in inside:
+        except OSError:
+            return False
+        return all(entry.name == ".lock" or entry.name.endswith(".tmp") for entry in inside)
+
+    @classmethod
+    def remove_unstarted(cls, path: Path) -> None:
+        """Remove a folder that `is_unstarted`; others stay."""
+        if not cls.is_unstarted(path):
+            return
+        with suppress(OSError):
+            for entry in path.iterdir():
                 entry.unlink()
             path.rmdir()
 

@@ -286,8 +286,7 @@ def _claim(address: str, name: str, owner: str, *, exact: bool) -> tuple[Store, 
     while True:
         store = Store(f"{address}/{name}" if tried == 1 else f"{address}/{name}-{tried}")
         number, manifest = store.latest()
-        is_free = not number or (not manifest["files"] and is_running(manifest["by"]) is False)
-        if is_free and not (FOLDER / store.name).exists():
+        if _is_free(store, number, manifest):
             claim = {"owner": owner, "files": {}, "by": this_process()}
             if store.create(number + 1, claim) and store.numbers()[-1:] == [number + 1]:
                 if number:
@@ -296,6 +295,22 @@ def _claim(address: str, name: str, owner: str, *, exact: bool) -> tuple[Store, 
         if exact:
             raise _taken(store)
         tried += 1
+
+
+def refuse_taken(address: str, name: str) -> None:
+    """Raise where a run has a name, or is about to have it.
+
+    Raises:
+        UserError: it is taken, or the address cannot be read.
+    """
+    store = Store(f"{address}/{name}")
+    if not _is_free(store, *store.latest()):
+        raise _taken(store)
+
+
+def _is_free(store: Store, number: int, manifest: Mapping[str, Any]) -> bool:
+    claimed = number and (manifest["files"] or is_running(manifest["by"]) is not False)
+    return not claimed and not (FOLDER / store.name).exists()
 
 
 def _taken(store: Store) -> UserError:

@@ -211,14 +211,18 @@ def _begun(
 
 
 def refuse_name(out: str | Path, name: str | None) -> None:
-    """Refuse what can be no name, or is that of a run already; at an address `remote.claimed` does.
+    """Refuse what can be no name, or is that of a run already; nothing is changed.
 
     Raises:
         UserError: the run would not begin.
     """
-    if name is not None and remote.address_of(out) is None:
-        check_name(name, "run")
-        RunFolder.remove_unstarted(Path(out) / name)
+    if name is None:
+        return
+    check_name(name, "run")
+    address = remote.address_of(out)
+    if address is not None:
+        remote.refuse_taken(address, name)
+    elif not RunFolder.is_unstarted(Path(out) / name):
         RunFolder.refuse_taken(Path(out) / name)
 
 
