@@ -19,8 +19,6 @@ from typing import Any
 # Before torch is imported, and inherited by the subprocesses. tests/machines.py asks for other
 # machines.
 os.environ["OMP_NUM_THREADS"] = os.environ.get("TINTYPE_TEST_THREADS", "1")
-# Tests of several threads run beside other tests, and threads that spin would slow all of them.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 PRECISION = os.environ.get("TINTYPE_TEST_PRECISION", "fp32")
 if "TINTYPE_TEST_THREADS" in os.environ:
     locale.setlocale(locale.LC_ALL, "")
