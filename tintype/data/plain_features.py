@@ -36,12 +36,8 @@ def plain_features(thumbs: np.ndarray, seed: int = 0) -> np.ndarray:
             [_gradients(pixels), _colours(pixels), _responses(pixels, *filters)], axis=1
         )
 
-    result = np.empty((len(thumbs), features(0).shape[1]), np.float32)
-    starts = range(0, len(thumbs), 256)
     with ThreadPoolExecutor(num_cores()) as pool:
-        for start, part in zip(starts, pool.map(features, starts), strict=True):
-            result[start : start + len(part)] = part
-    return result
+        return np.concatenate(list(pool.map(features, range(0, len(thumbs), 256))))
 
 
 def _reduced(thumbs: np.ndarray, side: int = 32) -> np.ndarray:
@@ -130,10 +126,9 @@ def _responses(pixels: np.ndarray, filters: torch.Tensor, offsets: torch.Tensor)
     mean = functional.avg_pool2d(images.mean(1, keepdim=True), PATCH, 2)
     square = functional.avg_pool2d((images * images).mean(1, keepdim=True), PATCH, 2)
     deviation = (square - mean * mean).clamp_min(0).add(CONTRAST).sqrt()
-    answer = (
-        functional.conv2d(images, filters, stride=2)
-        - filters.sum((1, 2, 3))[None, :, None, None] * mean
-    )
-    answer = answer / deviation - offsets[None, :, None, None]
-    both = torch.cat([(answer - 1).clamp_min(0), (-answer - 1).clamp_min(0)], dim=1)
-    return functional.adaptive_avg_pool2d(both, 2).flatten(1).numpy()
+    answer = functional.conv2d(images, filters, stride=2)  # changed in place: it is large
+    answer -= filters.sum((1, 2, 3))[None, :, None, None] * mean
+    answer /= deviation
+    answer -= offsets[None, :, None, None]
+    both = [functional.adaptive_avg_pool2d((s * answer - 1).clamp_min_(0), 2) for s in (1, -1)]
+    return torch.cat(both, dim=1).flatten(1).numpy()
