@@ -38,6 +38,7 @@ WAIT_SECONDS = float(os.environ.get("TINTYPE_WAIT_SECONDS", "1800"))
 # How long it waits for what process 0 does alone. A process that dies is noticed at once here too.
 PATIENCE = timedelta(days=7)
 REASON_SECONDS = 3.0  # how long the reason of another process is waited for, once it is gone
+HEARD_SECONDS = 10.0  # how long process 0, which keeps all reasons, waits for its own to be read
 SHORT = 1000  # bytes that are sent together with their number
 
 
@@ -335,17 +336,20 @@ class _Joined(Group):
         kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
         with suppress(RuntimeError):
             self.store.set(f"reason/{self.rank}", f"{kind}{error}".encode())
+            self.store.set(f"heard/{self.rank}", b"")  # it does not ask for another reason
             self.has_told = True
 
     def leave(self) -> None:
+        self.patient = None  # it would hold connections by which the others notice the end
         with suppress(RuntimeError):
             self.distributed.destroy_process_group()
 
         # The store may go with this process, so that the others read the reason before.
-        until = time.monotonic() + REASON_SECONDS
+        others = [f"heard/{rank}" for rank in range(1, self.size)]
+        until = time.monotonic() + HEARD_SECONDS
         with suppress(RuntimeError):
             while self.has_told and self.is_first and time.monotonic() < until:
-                if self.store.add("heard", 0) == self.size - 1:
+                if self.store.check(others):
                     break
                 time.sleep(0.05)
 
@@ -363,7 +367,7 @@ class _Joined(Group):
             while time.monotonic() < until:
                 for rank in range(self.size):
                     if rank != self.rank and (reason := self._reason(rank)):
-                        self.store.add("heard", 1)
+                        self.store.set(f"heard/{self.rank}", b"")
                         return ProcessLost(f"process {rank} of {self.size} failed: {reason}")
                 time.sleep(0.1)
 
