@@ -253,17 +253,25 @@ def pixels(i: int) -> np.ndarray:
 
 
 def test_a_cache_that_is_cleared_while_it_is_written(own_cache, monkeypatch):
-    """Before the last photo is read, and again before the finished entry is opened."""
+    """Before the space is checked, before the last photo is read, and before the finished entry is
+    opened.
+    """
+    check_space = cache.check_space
+
+    def cleared_before(*where: Any) -> None:
+        cache.clear_cache()
+        check_space(*where)
 
     def cleared_at_the_end(i: int) -> np.ndarray:
         if i == 4:
             cache.clear_cache()
         return pixels(i)
 
+    monkeypatch.setattr(cache, "check_space", cleared_before)
     monkeypatch.setattr(cache, "trim_cache", lambda *_, **__: cache.clear_cache() and 0)
     made = cache.cached_pixels("key", 5, (2, 2, 1), cleared_at_the_end, source="photos")
     assert made.pixels[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 4]
-    assert not own_cache.exists()
+    assert list(own_cache.iterdir()) == []
 
 
 def test_an_entry_that_another_process_makes_first_is_used(own_cache):

@@ -205,7 +205,7 @@ def clear_cache(*, downloads: bool = False) -> int:
 
     Returns the bytes that are freed.
 
-    What another process is about to write stays.
+    What another process is about to write stays, and so do the folders that it may be written to.
     """
     freed = 0
     for name in (
@@ -227,8 +227,6 @@ def clear_cache(*, downloads: bool = False) -> int:
             else:
                 with contextlib.suppress(OSError):
                     path.unlink()
-        with contextlib.suppress(OSError):  # not empty, or not there
-            folder.rmdir()
 
     return freed
 
