@@ -832,6 +832,29 @@ def test_photos_that_are_on_their_way_are_waited_for():
     assert asyncio.run(run()) == [4, 4, 4, 4]
 
 
+def test_of_a_slow_network_few_photos_are_computed_at_once():
+    async def run() -> list[int]:
+        loop = asyncio.get_running_loop()
+        with computing(latency=0.01, batch_seconds=0.1) as compute:
+            sizes = []
+            for count in (2, 8):
+                compute.expect(count)
+                futures = [loop.create_future() for _ in range(count)]
+                for future in futures:
+                    compute.small(slow, 0, future)
+                sizes += await asyncio.wait_for(asyncio.gather(*futures), 20)
+                compute.expect(-count)
+        return sizes
+
+    def slow(photos: Any) -> list[int]:
+        time.sleep(0.03 * len(photos))
+        return [len(photos)] * len(photos)
+
+    first, second, *later = asyncio.run(run())
+    assert max(first, second) <= 2
+    assert max(later) <= 3, "what the first batch took is known"
+
+
 def test_nothing_is_lost_when_many_threads_put_in_photos():
     """A queue that is replaced while another thread holds it loses what that thread puts in."""
 

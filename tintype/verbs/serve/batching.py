@@ -43,11 +43,13 @@ class Compute:
 
     A batch starts when it is full, when its first photo has waited for the latency budget, or when
     as many are there as were lately in the service at once: a client that is alone does not wait
-    for company.
+    for company. Of a network that takes long a batch is full soon: more at once would be no faster,
+    and while all clients wait for one batch nobody's next photo is decoded.
 
     Args:
         latency: seconds that a photo may wait for others.
         max_batch: photos that are computed at once, at most.
+        batch_seconds: how long a batch may take, by what the ones before took for each photo.
         threads: threads of torch.
         on_batch: called with the size of each batch and the seconds that it took.
     """
@@ -57,16 +59,19 @@ class Compute:
         *,
         latency: float = 0.01,
         max_batch: int = 64,
+        batch_seconds: float = 0.1,
         threads: int = 1,
         on_batch: Callable[[int, float], None] | None = None,
     ) -> None:
         self.latency = latency
         self.max_batch = max_batch
+        self.batch_seconds = batch_seconds
         self.threads = threads
         self.on_batch = on_batch
 
         self._small: deque[Work] = deque()
         self._long: deque[Work] = deque()
+        self._seconds: dict[Batched, float] = {}  # of each photo in the last batch
         self._company = 1.0  # photos that are in the service at once, lately
         self._wanted = 1  # pieces for which the thread is woken
         self._in_service = 0
@@ -136,20 +141,28 @@ class Compute:
         with self._changed:
             deadline = self._small[0].arrived + self.latency
             self._company = max(1.0, self._in_service, 0.8 * self._company)
-            self._wanted = min(self.max_batch, round(self._company))
+            self._wanted = min(self._most(self._small[0].function), round(self._company))
             while len(self._small) < self._wanted and not self._stopping:
                 left = deadline - time.perf_counter()
                 if left <= 0 or not self._changed.wait(left):
                     break
             return self._take()
 
+    def _most(self, kind: Batched) -> int:
+        """Return how many pieces of a kind are computed at once, at most."""
+        seconds = self._seconds.get(kind, 0.0)
+        if seconds * self.max_batch <= self.batch_seconds:
+            return self.max_batch
+        return max(1, int(self.batch_seconds / seconds))
+
     def _take(self) -> list[Work]:
         """Take the oldest piece and others of its kind out of the queue; the lock is held."""
         kind = self._small[0].function
+        most = self._most(kind)
         chosen: list[Work] = []
         for _ in range(len(self._small)):
             work = self._small.popleft()
-            if work.function == kind and len(chosen) < self.max_batch:
+            if work.function == kind and len(chosen) < most:
                 chosen.append(work)
             else:
                 self._small.append(work)  # once around, so that the order stays
@@ -176,8 +189,10 @@ class Compute:
                 return
             answers = [error]
 
+        seconds = time.perf_counter() - start
+        self._seconds[works[0].function] = seconds / len(works)
         if self.on_batch:
-            self.on_batch(len(works), time.perf_counter() - start)
+            self.on_batch(len(works), seconds)
         _deliver([work.future for work in works], answers)
 
     def _run_long(self, work: Work) -> None:
