@@ -281,7 +281,7 @@ def copy_findings(inspected: Inspected, twins: Twins, effect: str = "") -> list[
             "altered contradictory",
             "Altered copies, different labels",
             f"{altered}: one of the labels is wrong, unless classes differ by just that. "
-            "The list that --fix writes keeps all of them, on one side of a split.",
+            "Look at them: the list that --fix writes decides on no label.",
             serious=True,
             items=tuple(found["altered contradictory"]),
         ),
