@@ -80,3 +80,14 @@ def test_a_process_that_is_gone_holds_nothing(tmp_path: Path):
     gone = {"state": "held", "machine": platform.node(), "process": os.getpid(), "born": 1.0}
     (tmp_path / "a.1").write_text(json.dumps(gone), encoding="utf-8")
     assert Leases(tmp_path).held() == {}  # another process has its number now
+
+
+def test_a_job_is_deserted_by_one_who_died_over_it_and_not_by_one_who_gave_it_back(tmp_path: Path):
+    gone = {"state": "held", "machine": platform.node(), "process": os.getpid(), "born": 1.0}
+    (tmp_path / "died.1").write_text(json.dumps(gone), encoding="utf-8")
+    (tmp_path / "over.1").write_text(json.dumps({**gone, "state": "released"}), encoding="utf-8")
+    held = Leases(tmp_path).take("under way")
+    assert held is not None
+    assert [set(jobs) for jobs in Leases(tmp_path).look()] == [{"under way"}, {"died"}]
+    held.release()
+    assert [set(jobs) for jobs in Leases(tmp_path).look()] == [set(), {"died"}]

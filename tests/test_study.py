@@ -34,7 +34,7 @@ from statsmodels.stats.contingency_tables import mcnemar
 import tintype
 from tintype import cli
 from tintype.errors import UserError
-from tintype.files.lease import Leases
+from tintype.files.lease import Leases, this_process
 from tintype.files.whole import write_json
 from tintype.hardware.device import num_cores
 from tintype.plugins import names, study_names
@@ -50,7 +50,9 @@ from tintype.verbs.study.choice import choose
 from tintype.verbs.study.declaration import label_of
 from tintype.verbs.study.effects import _sentence
 from tintype.verbs.study.figures import Finished, VariantResult, image_figures
+from tintype.verbs.study.folder import StudyFolder
 from tintype.verbs.study.page import _strip
+from tintype.verbs.study.queue import Queue
 from tintype.verbs.study.run_all import Progress
 
 ACCURACY = Criterion("accuracy", "accuracy", "points", scale=100.0, digits=1)
@@ -529,15 +531,16 @@ def eventually(happens: Callable[[], Any]) -> Any:
     return found
 
 
-def kill_one(leases: Leases) -> bool:
-    """Kill a process that holds a job, if there is one.
+def kill_one(leases: Leases, job: str = "") -> bool:
+    """Kill a process that holds a job, or this one, if there is one.
 
     A lease that was taken this moment is still empty.
     """
-    for says in leases.held().values():
+    for name, says in leases.held().items():
         with suppress(KeyError, psutil.NoSuchProcess):
-            psutil.Process(says["process"]).kill()
-            return True
+            if job in (name, ""):
+                psutil.Process(says["process"]).kill()
+                return True
     return False
 
 
@@ -560,8 +563,9 @@ def test_the_number_of_workers_changes_nothing_and_one_that_dies_is_replaced(tmp
         command, env=environment, stdout=subprocess.PIPE, text=True, encoding="utf-8"
     )
     assert parent.stdout is not None
-    assert any(line.startswith("[") for line in iter(parent.stdout.readline, ""))  # a run begins
-    assert eventually(lambda: kill_one(Leases(two.path / ".leases")))
+    begins = next(line for line in iter(parent.stdout.readline, "") if line.startswith("["))
+    run = f"study-seed{begins.split()[-1]}"  # the other one may not have been seen to begin yet
+    assert eventually(lambda: kill_one(Leases(two.path / ".leases"), run))
     said = parent.communicate()[0]
     assert parent.returncode == 0, said
     assert "its process has ended; another one goes on with it" in said
@@ -591,6 +595,26 @@ def test_workers_end_with_the_study_and_save_their_state(tmp_path):
     assert RunFolder(tmp_path / "long" / "study-seed0").status["state"] == "stopped"
     assert list((tmp_path / "long" / "study-seed0" / "checkpoints").glob("step-*.safetensors"))
     assert leases.held() == {}
+
+
+def test_a_process_that_ends_before_it_notes_anything_is_missed(tmp_path):
+    """It may die between taking a run and writing that the run is under way."""
+    begun(tmp_path, {"recipe": TINY}, "one")
+    (tmp_path / "one" / ".leases").mkdir()
+    lease = tmp_path / "one" / ".leases" / "study-seed0.1"
+    opened = StudyFolder.open(tmp_path / "one")
+    lines: list[str] = []
+    queue = Queue(opened)
+    progress = Progress(opened, cast(Watcher, SimpleNamespace(note=lines.append)), 1)
+
+    write_json(lease, {"state": "held", **this_process(), "notes": []})
+    progress.look(queue)
+    write_json(lease, {"state": "held", **this_process(), "born": 0.0, "notes": []})
+    progress.look(queue)
+    progress.look(queue)
+    begins, ends = lines
+    assert begins.startswith("[1 of 1]")
+    assert "its process has ended; another one goes on with it" in ends
 
 
 @pytest.mark.usefixtures("short_reports")

@@ -51,8 +51,15 @@ class Leases:
 
     def held(self) -> dict[str, dict[str, Any]]:
         """Return what the holder of each job says, by the job's name; only live holders count."""
+        return self.look()[0]
+
+    def look(self) -> tuple[dict[str, dict[str, Any]], set[str]]:
+        """Return what the living holder of each job says, and the jobs whose holder has died."""
         found = {name: self._read(name, number) for name, number in self._latest().items()}
-        return {name: says for name, (says, alive) in found.items() if alive}
+        held = {name: says for name, (says, alive) in found.items() if alive}
+
+        left = {name for name, (says, _) in found.items() if says.get("state") != "released"}
+        return held, left - set(held)
 
     def take(self, name: str) -> Lease | None:
         """Take a job, unless somebody holds it.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 from tintype.files.lease import Lease, Leases
@@ -20,6 +20,7 @@ class Queue:
     Attributes:
         left: the runs that are neither finished nor failed, in order.
         held: what the holders of runs say of them, by name.
+        deserted: the runs whose holder died over them and that nobody has taken over yet, by name.
     """
 
     def __init__(self, study: StudyFolder, only: str | None = None) -> None:
@@ -27,11 +28,12 @@ class Queue:
         self.leases = Leases(study.path / FOLDER)
         self.left = [run for run in study.waiting() if only is None or run.name == only]
         self.held: Mapping[str, Mapping[str, Any]] = {}
+        self.deserted: Set[str] = set()
 
     def look(self) -> Sequence[PlannedRun]:
         """Look what the other processes have done, and return the runs that are over since."""
         # In this order, since a holder notes what became of its run before it releases it.
-        self.held = self.leases.held()
+        self.held, self.deserted = self.leases.look()
         self.study.read_record()
         over = [run for run in self.left if run.name not in self.held and self._is_over(run)]
         self.left = [run for run in self.left if run not in over]

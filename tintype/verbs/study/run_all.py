@@ -65,7 +65,7 @@ class Progress:
         for planned in queue.left:
             if planned.name in self.started and planned.name not in queue.held:
                 self._forget(planned)
-                if self.study.record.get(planned.name, {}).get("state") == "running":
+                if planned.name in queue.deserted:
                     self._said(planned, ENDED)
         return bool(over)
 
