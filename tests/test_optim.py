@@ -21,6 +21,7 @@ from tintype.optim import (
     Muon,
     WeightAverage,
     build_optimizers,
+    clear_traces,
     lr_factor,
     mark_scale_invariant,
     orthogonalize,
@@ -312,3 +313,35 @@ def test_without_the_compiler_steps_are_those_of_torch(kind, options):
 
     for ours, theirs in zip(trained(eager(kind)), trained(kind), strict=True):
         assert torch.equal(ours, theirs)
+
+
+# ---- numbers that are nearly zero --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw", "muon"])
+def test_what_is_nearly_zero_becomes_zero_in_weights_and_in_what_optimizers_keep(name: str):
+    trained = network()
+    optimizers = build_optimizers(trained, name, lr=0.01)
+    trained(torch.randn(4, 2, 3, 3)).square().mean().backward()
+    for optimizer in optimizers:
+        optimizer.step()
+    kept = [
+        value
+        for optimizer in optimizers
+        for state in optimizer.state.values()
+        for value in state.values()
+        if isinstance(value, torch.Tensor) and value.ndim
+    ]
+    tensors = [*trained.parameters(), *kept]
+    assert len(kept) >= len(list(trained.parameters()))
+    with torch.no_grad():
+        for each in tensors:
+            each.view(-1)[:4] = torch.tensor([1e-40, -1e-31, 1e-29, math.nan])
+    before = [each.clone() for each in tensors]
+
+    clear_traces(trained.parameters(), optimizers)
+    for each, was in zip(tensors, before, strict=True):
+        assert each.view(-1)[:2].tolist() == [0, 0]
+        assert torch.equal(each.view(-1)[2:3], was.view(-1)[2:3])
+        assert each.view(-1)[3].isnan()
+        assert torch.equal(each.view(-1)[4:], was.view(-1)[4:])

@@ -670,7 +670,7 @@ def test_the_discriminator_sees_every_piece_of_a_batch(
     monkeypatch.setattr(Upscale, "_judged", sees)
     changes = {"task.loss": {"l1": 1, "adversarial": 0.1}, "task.adversarial_from": 0.0}
     halves = recipe.replace(steps=1, accumulate=2, **{"task.colour": "rgb", **changes})
-    assert as_new_run(halves).rules == 3
+    assert as_new_run(halves).rules >= 3
     train_in(tmp_path / "new", as_new_run(halves))
     train_in(tmp_path / "earlier", halves.replace(rules=2))
     first, second, *earlier = seen

@@ -76,7 +76,7 @@ MOST_THREADS = 1024  # beyond, systems refuse to begin them
 # `as_new_run` gives every run that is begun now the new value.
 OLD_SPLIT_RULE = "at-image-size"
 NEW_SPLIT_RULE = "from-photos"
-NEW_RULES = 3
+NEW_RULES = 4
 
 OPTIMIZERS = ("sgd", "adam", "adamw", "muon")
 
@@ -395,12 +395,13 @@ class Recipe(BaseModel, metaclass=_ByName):
         ge=0,
         description="Seed for the weights, the order of the images, augmentation and dropout.",
     )
-    rules: Literal[1, 2, 3] = Field(
+    rules: Literal[1, 2, 3, 4] = Field(
         default=1,
         description="Rules of the version that the run was begun with. From 2 on, what chooses the "
-        "weights does not calibrate the confidence; with 1, all images do both. With 3 (new runs), "
+        "weights does not calibrate the confidence; with 1, all images do both. From 3 on, "
         "precision: auto takes bf16 only where the processor is faster at it, and a discriminator "
-        "sees all pieces of a batch (accumulate), not the last one alone.",
+        "sees all pieces of a batch (accumulate), not the last one alone. With 4 (new runs), "
+        "weights and moments below 1e-30 become zero, since processors are slow at tiny numbers.",
     )
     measure: Literal["test", "val", "none"] = Field(
         default="test",

@@ -71,9 +71,10 @@ class RecipeFields(TypedDict, total=False):
         clean_sample: Training images that each evaluation also measures without augmentation.
         seed: Seed for the weights, the order of the images, augmentation and dropout.
         rules: Rules of the version that the run was begun with. From 2 on, what chooses the weights
-            does not calibrate the confidence; with 1, all images do both. With 3 (new runs),
-            precision: auto takes bf16 only where the processor is faster at it, and a discriminator
-            sees all pieces of a batch (accumulate), not the last one alone.
+            does not calibrate the confidence; with 1, all images do both. From 3 on, precision:
+            auto takes bf16 only where the processor is faster at it, and a discriminator sees all
+            pieces of a batch (accumulate), not the last one alone. With 4 (new runs), weights and
+            moments below 1e-30 become zero, since processors are slow at tiny numbers.
         measure: Split that the finished model is measured on. With val, the test images stay
             unused; with none, the run has no figures and no report.
         search: What tuning may choose: {lr: {low: 0.001, high: 0.1, log: true}, batch_size: [64,
@@ -226,7 +227,7 @@ class RecipeFields(TypedDict, total=False):
     evaluate_every: float
     clean_sample: int
     seed: int
-    rules: Literal[1, 2, 3]
+    rules: Literal[1, 2, 3, 4]
     measure: Literal["test", "val", "none"]
     search: dict[str, Any]
     track: list[str] | str | Callable[..., Any] | Sequence[str | Callable[..., Any]]

@@ -30,7 +30,7 @@ from tintype.files.whole import write_picture, written_whole
 from tintype.hardware.eager import let_compiler_load
 from tintype.hardware.processes import ALONE, current, dealing
 from tintype.interface.watching import Start
-from tintype.optim import WeightAverage, build_optimizers, lr_factor
+from tintype.optim import WeightAverage, build_optimizers, clear_traces, lr_factor
 from tintype.own_code import name_of, running
 from tintype.progress import Watcher
 from tintype.recipe import Recipe
@@ -69,6 +69,10 @@ FREE_TO_CHANGE = {
 
 # The rules (a field of the recipe) from which on a loss knows which piece of a batch it sees.
 RULES_WITH_PIECES = 3
+
+# The rules from which on weights that are nearly zero become zero, and after how many steps each.
+RULES_WITHOUT_TRACES = 4
+STEPS_TO_CLEAR = 100
 
 # The learning rates between which a range test looks. Muon's rate is a relative step.
 RANGE = {"sgd": (1e-5, 10.0), "adam": (1e-6, 1.0), "adamw": (1e-6, 1.0), "muon": (1e-4, 2.0)}
@@ -419,6 +423,10 @@ class Engine:
                 for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                     group["lr"] = peak * factor
                 optimizer.step()
+
+        if recipe.rules >= RULES_WITHOUT_TRACES and (self.step + 1) % STEPS_TO_CLEAR == 0:
+            for name, weights in self.trainable.items():
+                clear_traces(weights, self.optimizers[name])
 
         if self.average:
             self.average.update(task.networks[task.main])
