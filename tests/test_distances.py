@@ -18,7 +18,9 @@ from scipy import linalg
 from sklearn.datasets import load_digits
 from sklearn.metrics.pairwise import polynomial_kernel
 
+from tintype.data import open_data
 from tintype.errors import UserError
+from tintype.tasks.frozen import FrozenBackbone
 from tintype.tasks.generate import distances
 
 
@@ -289,6 +291,23 @@ def test_features_of_installed_weights_are_those_of_timm_and_never_called_fid():
     assert (found.distance, "not FID" in found.protocol) == ("fd_efficientnet_lite0", True)
     figures = distances.figures(found.name, values[:6], values[6:], values[:5])
     assert not [name for name in figures if name.startswith("fid")]
+
+
+def test_features_of_real_photos_are_kept_for_the_next_generator(monkeypatch):
+    photos = open_data("digits").test.subset(torch.arange(20))
+    index = torch.arange(20)
+    found = distances.load_features("efficientnet_lite0", torch.device("cpu"))
+    assert found.of_photos is not None
+    first = found.of_photos(photos)
+    torch.testing.assert_close(first, found.extract(photos.take(index).images)[0])
+
+    def refuse(*_: Any) -> None:
+        raise AssertionError("computed again")
+
+    monkeypatch.setattr(FrozenBackbone, "compute", refuse)
+    again = distances.load_features("efficientnet_lite0", torch.device("cpu"))
+    assert again.of_photos is not None
+    assert torch.equal(again.of_photos(photos.subset(index.flip(0))), first.flip(0))
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tintype.data.source import DataSpec
+from tintype.data.source import DataSpec, ImageSource
 from tintype.data.targets import Classes
 from tintype.errors import UserError
 from tintype.models import build_model
+from tintype.models.parts.backbone import backbone_parts
 from tintype.models.parts.head import before_head, find_head
 from tintype.models.parts.weights import read_weights
 from tintype.plugins import default_task
@@ -30,6 +31,7 @@ from tintype.progress import Progress
 from tintype.recipe import options_of
 from tintype.runs.packaged_weights import PACKAGES
 from tintype.runs.pretrained import fetch_file, load_pretrained, own_preprocessing
+from tintype.tasks.frozen import FrozenBackbone
 
 WEIGHTS_SIDE = 128  # pixels that images are brought to for ImageNet weights
 PIXELS_SIDE = 8
@@ -180,12 +182,15 @@ class FeatureNetwork:
         extract: images (N, C, H, W) uint8 -> features (N, D) float32, and class probabilities (N,
             K) or None.
         class_names: of the probabilities.
+        of_photos: features (N, D) float32 of all images of a source, of which only those are
+            computed that the cache lacks; None where no cache keeps them.
     """
 
     name: str
     protocol: str
     extract: Callable[[Tensor], tuple[Tensor, Tensor | None]]
     class_names: tuple[str, ...] = ()
+    of_photos: Callable[[ImageSource], Tensor] | None = None
 
     @property
     def distance(self) -> str:
@@ -286,7 +291,7 @@ def _of_weights(path: Path, device: torch.device) -> FeatureNetwork:
         raise UserError(
             f"features: {path} does not hold the weights of {path.stem} ({line})."
         ) from None
-    extract = _of_photos(network, IMAGENET_MEAN, IMAGENET_STD, device)
+    extract, of_photos = _of_photos(network, path.stem, IMAGENET_MEAN, IMAGENET_STD, device)
     digest = hashlib.blake2b(json.dumps(sorted(tensors)).encode(), digest_size=4)
     digest.update(
         b"".join(tensors[name].flatten()[:64].float().numpy().tobytes() for name in sorted(tensors))
@@ -295,13 +300,12 @@ def _of_weights(path: Path, device: torch.device) -> FeatureNetwork:
         f"penultimate features of {path.stem}, weights {digest.hexdigest()}, "
         f"bilinear to {WEIGHTS_SIDE}x{WEIGHTS_SIDE}"
     )
-    return FeatureNetwork(path.stem, protocol, extract)
+    return FeatureNetwork(path.stem, protocol, extract, of_photos=of_photos)
 
 
 def _of_package(name: str, weights: str, device: torch.device) -> FeatureNetwork:
     """Return the features of a network whose ImageNet weights come as a package, or of its file."""
-    classes = Classes(tuple(str(k) for k in range(1000)))
-    spec = DataSpec("", 3, WEIGHTS_SIDE, WEIGHTS_SIDE, classes, (), (), "")
+    spec = _spec_of_imagenet()
     network = build_model(name, spec, {}, seed=0)
     origin = load_pretrained(network, name, spec, weights)
     own = own_preprocessing(name)
@@ -311,21 +315,52 @@ def _of_package(name: str, weights: str, device: torch.device) -> FeatureNetwork
         f"penultimate features of {name} (ImageNet), weights {origin['sha256'][:8]}, "
         f"bilinear to {WEIGHTS_SIDE}x{WEIGHTS_SIDE}; this is not FID"
     )
-    return FeatureNetwork(name, protocol, _of_photos(network, own.mean, own.std, device))
+    extract, of_photos = _of_photos(network, name, own.mean, own.std, device)
+    return FeatureNetwork(name, protocol, extract, of_photos=of_photos)
+
+
+def _spec_of_imagenet() -> DataSpec:
+    classes = Classes(tuple(str(k) for k in range(1000)))
+    return DataSpec("", 3, WEIGHTS_SIDE, WEIGHTS_SIDE, classes, (), (), "")
 
 
 def _of_photos(
-    network: nn.Module, mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
-) -> Callable[[Tensor], tuple[Tensor, None]]:
-    """Return a function to the features of a network of ImageNet, whose classes say nothing."""
+    network: nn.Module,
+    name: str,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    device: torch.device,
+) -> tuple[Callable[[Tensor], tuple[Tensor, None]], Callable[[ImageSource], Tensor] | None]:
+    """Return functions to the features of a network of ImageNet, whose classes say nothing.
+
+    The first takes images, the second a source of photos, and keeps their features. Where the
+    network does not end in a linear layer (SqueezeNet), there is no second one.
+    """
     side = (WEIGHTS_SIDE, WEIGHTS_SIDE)
     network = network.to(device, memory_format=torch.channels_last)  # pyright: ignore
-    extract = _features_of(network.eval(), side, 3, mean, std, device)
+    network = network.eval()
+    spec = replace(_spec_of_imagenet(), mean=mean, std=std)
+    try:
+        parts = backbone_parts(network, spec)
+    except ValueError:
+        both = _features_of(network, side, 3, mean, std, device)
+        return lambda images: (both(images)[0], None), None
 
-    def without_classes(images: Tensor) -> tuple[Tensor, None]:
-        return extract(images)[0], None
+    scale, shift = _pixel_statistics(mean, std, device)
+    backbone = FrozenBackbone(
+        network, name, spec, device, torch.float32, lambda x: (x - shift) / scale, parts
+    )
 
-    return without_classes
+    def prepared(images: Tensor, _: Sequence[bytes] = ()) -> Tensor:
+        return _brought_to(side, 3, images.to(device))
+
+    def extract(images: Tensor) -> tuple[Tensor, None]:
+        return torch.from_numpy(backbone.compute(prepared(images))), None
+
+    def of_photos(source: ImageSource) -> Tensor:
+        return backbone.features_of(source, {"bilinear, in colour": prepared})[:, 0].cpu()
+
+    return extract, of_photos
 
 
 def _features_of(
@@ -342,21 +377,34 @@ def _features_of(
     The features are what the network's head sees.
     """
     head = find_head(network, torch.zeros(1, channels, *size))
-    scale = torch.tensor(std, device=device).view(1, -1, 1, 1) * 255
-    shift = torch.tensor(mean, device=device).view(1, -1, 1, 1) * 255
+    scale, shift = _pixel_statistics(mean, std, device)
 
     @torch.no_grad()
     def extract(images: Tensor) -> tuple[Tensor, Tensor | None]:
-        x = images.to(device).float()
-        if x.shape[1] != channels:
-            x = x.mean(1, keepdim=True) if channels == 1 else x.expand(-1, channels, -1, -1)
-        if x.shape[2:] != size:
-            x = F.interpolate(x, size, mode="bilinear", antialias=True, align_corners=False)
+        x = _brought_to(size, channels, images.to(device))
         with before_head(network, head) as seen:
             logits = network(((x - shift) / scale).contiguous(memory_format=torch.channels_last))
         return seen[0].float(), torch.softmax(logits.float() / temperature, 1)
 
     return extract
+
+
+def _pixel_statistics(
+    mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Return deviation and mean (1, C, 1, 1) of pixels of 0..255."""
+    scale, shift = (torch.tensor(each, device=device).view(1, -1, 1, 1) for each in (std, mean))
+    return scale * 255, shift * 255
+
+
+def _brought_to(size: tuple[int, int], channels: int, images: Tensor) -> Tensor:
+    """Return images (N, C, H, W) uint8 as float32 of another size and number of channels."""
+    x = images.float()
+    if x.shape[1] != channels:
+        x = x.mean(1, keepdim=True) if channels == 1 else x.expand(-1, channels, -1, -1)
+    if x.shape[2:] != size:
+        x = F.interpolate(x, size, mode="bilinear", antialias=True, align_corners=False)
+    return x
 
 
 def inception_features(

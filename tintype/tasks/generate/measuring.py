@@ -109,13 +109,15 @@ class Measure:
     def _real(self, features: FeatureNetwork, source: ImageSource, count: int) -> Tensor:
         key = (features.name, id(source), count)
         if key not in self._of_real:
-            parts = [
-                features.extract(source.take(i).images)[0].cpu()
-                for i in drawn(source, count).split(AT_ONCE)
-            ]
-            self._of_real[key] = torch.cat(parts)
+            self._of_real[key] = self._computed(features, source, drawn(source, count))
             self._kept[id(source)] = source
         return self._of_real[key]
+
+    def _computed(self, features: FeatureNetwork, source: ImageSource, index: Tensor) -> Tensor:
+        if features.of_photos is not None:
+            return features.of_photos(source.subset(index))
+        parts = [features.extract(source.take(i).images)[0].cpu() for i in index.split(AT_ONCE)]
+        return torch.cat(parts)
 
     def _made(
         self,
