@@ -396,6 +396,17 @@ def test_our_own_networks_have_features_and_a_copy_for_inference(name):
     torch.testing.assert_close(head(features) / scale, logits)
 
 
+def test_the_copy_for_inference_has_no_weights_that_a_processor_is_slow_at():
+    network = build_model("ann", spec(), {}, seed=0).eval()
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight[::2] = 1e-40
+        fast, x = for_inference(network, spec()), images(spec())
+        assert all((weight[::2] == 0).all() for weight in fast.parameters())
+        assert all((weight[::2] == 1e-40).all() for weight in network.parameters())
+        torch.testing.assert_close(fast(x), network(x), rtol=1e-6, atol=1e-30)
+
+
 def test_folding_leaves_no_norm_and_no_gradient_and_not_the_network():
     network = build_model("resnet18", spec(), {}, seed=0)
     network(images(spec(), 8))

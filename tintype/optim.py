@@ -339,7 +339,9 @@ def steepest_rate(curve: Sequence[tuple[float, float]]) -> float:
 
 
 @torch.no_grad()
-def clear_traces(weights: Iterable[Tensor], optimizers: Iterable[torch.optim.Optimizer]) -> None:
+def clear_traces(
+    weights: Iterable[Tensor], optimizers: Iterable[torch.optim.Optimizer] = ()
+) -> None:
     """Set weights, and what their optimizers keep of them, to zero where they are nearly that.
 
     A weight that no gradient reaches (of a unit that is never active, of a pixel that is always

@@ -21,6 +21,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from tintype.data.source import DataSpec
 from tintype.models.parts.head import features_before, head_of
+from tintype.optim import clear_traces
 
 # Containers whose children are the units that stages are made of (torchvision, timm).
 _CONTAINERS = {"features", "encoder", "layers", "blocks", "stages", "trunk_output"}
@@ -200,10 +201,10 @@ def _three_channels(_: nn.Module, inputs: tuple[Tensor]) -> Tensor | None:
 def for_inference(network: nn.Module, spec: DataSpec) -> nn.Module:
     """Return a copy for inference in eval mode, with batch norms folded into the convolutions.
 
-    It has no gradients and is channels_last. Names of modules stay, so that the head of the network
-    is that of the copy; its state dict is not the network's. Which norm follows which
-    convolution is observed on one pass. Where the folded copy differs from the network by more than
-    1e-4, the copy is not folded.
+    It has no gradients and no weights that are nearly zero, and is channels_last. Names of modules
+    stay, so that the head of the network is that of the copy; its state dict is not the network's.
+    Which norm follows which convolution is observed on one pass. Where the folded copy differs from
+    the network by more than 1e-4, the copy is not folded.
 
     Args:
         network: any network for images of `spec`, on any device.
@@ -215,6 +216,7 @@ def for_inference(network: nn.Module, spec: DataSpec) -> nn.Module:
     )
     image = noise.to(first.device, first.dtype)
     plain = copy.deepcopy(network).requires_grad_(False).eval()
+    clear_traces(plain.parameters())
 
     plain = plain.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     # In bfloat16 both would differ by their rounding alone.
