@@ -20,7 +20,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from tintype import api
-from tintype.errors import Interrupted, UserError
+from tintype.errors import STOPPING, Interrupted, UserError
 from tintype.pages.report import write_report
 from tintype.progress import Watcher
 from tintype.recipe import Recipe
@@ -541,7 +541,7 @@ class Signaller(Stopper):
             signal.raise_signal(self.number)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", STOPPING)
 @pytest.mark.parametrize("where", ["on_step", "measuring val"])
 def test_a_signal_saves_and_says_how_to_go_on(tiny, train_in, tmp_path, number, where):
     recipe = tiny(steps=6, rules=2)
@@ -679,3 +679,19 @@ def test_signals_end_with_the_usual_code(tmp_path, number, code):
     assert status["state"] == "stopped"
     state, _ = load_checkpoint(tmp_path / "runs" / "run" / "checkpoints")
     assert state["step"] == status["step"] >= 10
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="there is no SIGHUP on Windows")
+def test_where_nobody_reads_what_it_says_a_run_saves_its_state(tmp_path):
+    """As with `tintype train ... | head -3`, or where a terminal is closed."""
+    with start(*OPTIONS, folder=tmp_path) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert any(line.startswith("epoch 1") for line in iter(process.stdout.readline, ""))
+        process.stdout.close()
+        errors = process.stderr.read()
+    assert process.wait(280) == 128 + signal.SIGHUP
+    assert errors == "stopped by SIGHUP; continue with: tintype train --resume runs/run\n"
+    state, _ = load_checkpoint(tmp_path / "runs" / "run" / "checkpoints")
+    assert state["step"] == RunFolder(tmp_path / "runs" / "run").status["step"]

@@ -110,6 +110,11 @@ class StopTraining(Exception):
     """
 
 
+# What stops a run with its state saved: Ctrl-C, a kill that asks, and a terminal that is closed
+# (there is no such signal on Windows).
+STOPPING = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
+
+
 class Interrupted(Exception):
     """Training was stopped by a signal after its state was saved."""
 

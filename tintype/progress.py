@@ -20,7 +20,7 @@ from rich.progress import Progress as RichProgress
 from tintype.errors import UserError
 from tintype.interface.notebook import Curve, Display, Panel, in_notebook, picture
 from tintype.interface.spelling import spelled
-from tintype.interface.streams import printable
+from tintype.interface.streams import Lasting, printable
 
 if TYPE_CHECKING:
     from tintype.interface.watching import Start
@@ -429,7 +429,7 @@ def make_watcher(*, quiet: bool = False, to_stderr: bool = False) -> Watcher:
         return Watcher()
     if in_notebook():
         return Live()
-    stream = sys.stderr if to_stderr else sys.stdout
+    stream: Any = Lasting(sys.stderr if to_stderr else sys.stdout)
     if stream.isatty():
         return Bar(Console(file=stream, highlight=False))
     return Lines(stream)

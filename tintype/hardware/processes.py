@@ -19,7 +19,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from tintype.errors import UserError
+from tintype.errors import STOPPING, UserError
 from tintype.files import nest
 
 if TYPE_CHECKING:
@@ -445,16 +445,15 @@ def _joined_meeting(place: Any, rank: int) -> str:
 
 @contextmanager
 def _left_to_first(group: Group) -> Iterator[None]:
-    """Let process 0 alone act on Ctrl-C and SIGTERM: the others stop when it does."""
+    """Let process 0 alone act on Ctrl-C, SIGTERM and SIGHUP: the others stop when it does."""
     if group.is_first:
         yield
         return
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, signal.SIG_IGN) for number in numbers]
+    before = [signal.signal(number, signal.SIG_IGN) for number in STOPPING]
     try:
         yield
     finally:
-        for number, old in zip(numbers, before, strict=True):
+        for number, old in zip(STOPPING, before, strict=True):
             signal.signal(number, old)
 
 

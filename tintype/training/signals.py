@@ -9,12 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tintype.errors import Interrupted
+from tintype.errors import STOPPING, Interrupted
 
 
 @contextmanager
 def caught_signals() -> Iterator[Callable[[], int | None]]:
-    """Turn Ctrl-C and SIGTERM into a question that the loop asks after each step.
+    """Turn Ctrl-C, SIGTERM and SIGHUP into a question that the loop asks after each step.
 
     A second Ctrl-C stops at once.
     """
@@ -31,8 +31,8 @@ def caught_signals() -> Iterator[Callable[[], int | None]]:
 
 @contextmanager
 def interruptible(folder: Path) -> Iterator[None]:
-    """Turn Ctrl-C and SIGTERM into Interrupted at once, for work whose files are written whole or
-    not at all.
+    """Turn Ctrl-C, SIGTERM and SIGHUP into Interrupted at once, for work whose files are written
+    whole or not at all.
     """
 
     def handler(number: int, _frame: object) -> None:
@@ -48,7 +48,13 @@ def _handled_by(handler: Callable[[int, Any], None]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    # nohup has SIGHUP ignored, and means it
+    numbers = [
+        number
+        for number in STOPPING
+        if number in (signal.SIGINT, signal.SIGTERM) or signal.getsignal(number) != signal.SIG_IGN
+    ]
+    before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
     finally:
