@@ -425,6 +425,19 @@ def test_an_unfinished_run_says_how_to_go_on(refused, tmp_path):
 # ---- interruption -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows keeps a folder that is in use")
+def test_a_folder_that_was_removed_under_the_shell_is_one_line(tmp_path):
+    here = tmp_path / "here"
+    here.mkdir()
+    lost = f"import os; os.rmdir('{here}'); from tintype.cli import main; main(['list', 'runs'])"
+    done = subprocess.run(
+        [sys.executable, "-c", lost], cwd=here, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: the folder that this shell is in was removed. Type cd .")
+    assert done.stderr.count("\n") == 1
+
+
 def test_ctrl_c_outside_training_is_one_word():
     script = (
         "import signal, tintype.verbs.listing as l\n"

@@ -297,9 +297,16 @@ def test_a_run_that_does_not_fit_says_what_would(tiny, train_in, tmp_path, monke
     assert "\n" not in str(error.value)
 
 
-def test_full_memory_is_one_line(monkeypatch, capsys):
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore."),
+        ImportError("libtorch_cuda.so: failed to map segment from shared object"),
+    ],
+)
+def test_full_memory_is_one_line(monkeypatch, capsys, error):
     def full(**_: Any) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore.")
+        raise error
 
     monkeypatch.setattr(cli, "app", full)
     with pytest.raises(SystemExit) as end:

@@ -28,8 +28,14 @@ class UserError(Exception):
         super().__init__(spelled(message))
 
 
-# What torch and the C library say where memory is not enough, of a GPU or of the system.
-FULL_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+# What torch, the loader of libraries and the C library say where memory is not enough, of a GPU or
+# of the system.
+FULL_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "not enough memory",
+    "failed to map segment",
+)
 
 
 def memory_is_full(error: BaseException) -> bool:
@@ -37,7 +43,9 @@ def memory_is_full(error: BaseException) -> bool:
     if isinstance(error, MemoryError):
         return True
     text = str(error).lower()
-    return isinstance(error, RuntimeError) and any(words in text for words in FULL_MEMORY)
+    return isinstance(error, RuntimeError | ImportError) and any(
+        words in text for words in FULL_MEMORY
+    )
 
 
 class OwnCodeError(UserError):

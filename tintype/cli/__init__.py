@@ -87,6 +87,19 @@ def _say_usage(error: Any, arguments: list[str]) -> None:
         print(f"error: {what_is_wrong(error, arguments)}", file=sys.stderr)
 
 
+def _refuse_lost_folder() -> None:
+    """Say so where the folder in which this runs was removed: libraries fail obscurely there."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        print(
+            "error: the folder that this shell is in was removed. Type cd . if there is one of "
+            "that name again, or go to another one.",
+            file=sys.stderr,
+        )
+        sys.exit(2)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; a user's mistake prints one line on standard error and exits with 2."""
     arguments = _arguments() if arguments is None else arguments
@@ -95,6 +108,7 @@ def main(arguments: list[str] | None = None) -> None:
         let_print(stream)
 
     arguments = [a for a in arguments if a != "--debug"]
+    _refuse_lost_folder()
     try:
         code = app(args=arguments, prog_name="tintype", obj=arguments, standalone_mode=False) or 0
         if code == 130:  # Ctrl-C, which Typer turns into a silent exit

@@ -44,7 +44,7 @@ class Sampler:
         if not isinstance(task, Generate):
             raise UserError(
                 f"{run.path} is a run of task {description['task']} and cannot generate images. "
-                "Try one of `tintype train digits-gan`."
+                "Train one that can: tintype train digits-gan"
             )
         return cls(task)
 
