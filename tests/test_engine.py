@@ -311,13 +311,14 @@ def test_clipping_bounds_the_step(fit, tiny):
     assert moved(fit(recipe.replace(clip=1000.0))[0]) == pytest.approx(free, rel=1e-5)
 
 
-def test_weights_that_no_gradient_reaches_end_as_zeros(fit, tiny):
+@pytest.mark.parametrize("ema", [0.0, 0.5])
+def test_weights_that_no_gradient_reaches_end_as_zeros(fit, tiny, ema):
     """The corners of a digit are always black: decay alone moves their weights, which then are
     numbers that a processor is slow at. Runs that were begun before go on as they did.
     """
     recipe = tiny(
         steps=600, optimizer="adam", betas=(0.5, 0.999), weight_decay=0.01, normalise="scale",
-        precision="fp32", evaluate_every=100,
+        precision="fp32", evaluate_every=100, ema=ema,
     )  # fmt: skip
     earlier, before = fit(recipe.replace(rules=3))
     new, since = fit(recipe.replace(rules=NEW_RULES))

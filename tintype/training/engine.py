@@ -424,13 +424,17 @@ class Engine:
                     group["lr"] = peak * factor
                 optimizer.step()
 
-        if recipe.rules >= RULES_WITHOUT_TRACES and (self.step + 1) % STEPS_TO_CLEAR == 0:
-            for name, weights in self.trainable.items():
-                clear_traces(weights, self.optimizers[name])
-
         if self.average:
             self.average.update(task.networks[task.main])
+        if recipe.rules >= RULES_WITHOUT_TRACES and (self.step + 1) % STEPS_TO_CLEAR == 0:
+            self._clear_traces()
         return logged
+
+    def _clear_traces(self) -> None:
+        for name, weights in self.trainable.items():
+            clear_traces(weights, self.optimizers[name])
+        if self.average:
+            clear_traces(self.average.tensors.values())
 
     def _gradients(self, phase: Phase, batch: Batch, plan: Plan) -> dict[str, Tensor]:
         """Leave the gradient of a batch in the weights of a phase; return the scalars to log."""
