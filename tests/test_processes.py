@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -486,11 +487,11 @@ def test_a_port_that_is_taken(recipes, tmp_path):
 TRAIN = ["train", "digits", "--model", "ann", "--epochs", "2000"]
 
 
-def started(folder: Path, *command: str) -> subprocess.Popen[str]:
+def started(folder: Path, *command: str, by: Sequence[str] = ()) -> subprocess.Popen[str]:
     """Start `python -m COMMAND` in a folder, with many checkpoints and a thread for each process."""
     environment = {**os.environ, "TINTYPE_CHECKPOINT_SECONDS": "0.5", "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        [sys.executable, "-m", *command],
+        [*by, sys.executable, "-m", *command],
         cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -542,6 +543,22 @@ def test_the_command_ends_all_and_any_number_goes_on(tmp_path, killed):
     child.send_signal(signal.SIGTERM)
     child.communicate(timeout=30)
     assert child.returncode == 128 + signal.SIGTERM
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("nohup"), reason="needs nohup")
+def test_under_nohup_all_processes_outlive_the_terminal(tmp_path):
+    run = tmp_path / "runs" / "run"
+    options = ("--processes", "2", "--name", "run")
+    child = started(tmp_path, "tintype", *TRAIN, *options, by=["nohup"])
+    wait_for_checkpoint(run, child)
+    for each in (child, *trainers(child).values()):
+        each.send_signal(signal.SIGHUP)
+    wait_for_step(run, RunFolder(run).status["step"])
+    child.send_signal(signal.SIGTERM)
+    said = child.communicate(timeout=30)[1]
+    assert child.returncode == 128 + signal.SIGTERM
+    assert said.startswith("stopped by SIGTERM; continue with: tintype train --resume")
 
 
 def wait_for_step(run: Path, before: int) -> None:

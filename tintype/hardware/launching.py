@@ -42,6 +42,10 @@ def launch(count: int, arguments: Sequence[str]) -> int:
         max_restarts=0,
         shutdown_timeout=STOPPING_SECONDS,
     )
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+        # Under nohup; torch's launcher would listen to SIGHUP all the same, and end everything.
+        config.signals_to_handle = "SIGTERM,SIGINT,SIGQUIT"
+
     try:
         elastic_launch(config, sys.executable)("-m", "tintype", *arguments)
     except ChildFailedError as failed:
