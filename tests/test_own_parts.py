@@ -26,7 +26,7 @@ from tintype.errors import OwnCodeError, StopTraining, UserError
 from tintype.interface.watching import Start
 from tintype.pages.report import write_report
 from tintype.progress import Watcher
-from tintype.recipe import Recipe, options_by_name
+from tintype.recipe import NEW_RULES, Recipe, options_by_name
 from tintype.runs.checkpoint import load_checkpoint
 from tintype.runs.folder import RunFolder
 from tintype.runs.summary import verdict_line
@@ -506,6 +506,23 @@ def test_an_own_optimizer_trains_as_the_same_built_in_one(tiny, tmp_path: Path) 
     built_in = api.train(tiny(optimizer="adam"), out=tmp_path, name="adam", watcher=Watcher())
     assert weights_of(own) == weights_of(built_in)
     assert (own.path / "metrics.csv").read_bytes() == (built_in.path / "metrics.csv").read_bytes()
+
+
+class KeepsTiny(torch.optim.SGD):
+    """Keeps a number that is nearly zero, by whose sign it might go."""
+
+    def step(self, closure: Any = None) -> None:
+        super().step(closure)
+        for group in self.param_groups:
+            for weight in group["params"]:
+                state = self.state[weight]
+                assert torch.all(state.get("tiny", torch.ones(1)) != 0)
+                state["tiny"] = torch.full_like(weight, 1e-35)
+
+
+def test_what_an_own_optimizer_keeps_is_left_to_it(tiny, train_in, tmp_path: Path) -> None:
+    run = train_in(tmp_path / "run", tiny(optimizer=KeepsTiny, steps=120, rules=NEW_RULES))
+    assert run.status["state"] == "finished"
 
 
 @pytest.mark.usefixtures("checkpoints_at_every_step")

@@ -31,7 +31,7 @@ from tintype.hardware.eager import let_compiler_load
 from tintype.hardware.processes import ALONE, current, dealing
 from tintype.interface.watching import Start
 from tintype.optim import WeightAverage, build_optimizers, clear_traces, lr_factor
-from tintype.own_code import name_of, running
+from tintype.own_code import is_own, name_of, running
 from tintype.progress import Watcher
 from tintype.recipe import Recipe
 from tintype.runs.checkpoint import load_checkpoint, save_checkpoint
@@ -431,8 +431,10 @@ class Engine:
         return logged
 
     def _clear_traces(self) -> None:
+        # An optimizer of the user's own may go by the sign of what it keeps.
+        own = is_own(self.recipe.optimizer)
         for name, weights in self.trainable.items():
-            clear_traces(weights, self.optimizers[name])
+            clear_traces(weights, () if own else self.optimizers[name])
         if self.average:
             clear_traces(self.average.tensors.values())
 
