@@ -429,7 +429,10 @@ def make_watcher(*, quiet: bool = False, to_stderr: bool = False) -> Watcher:
         return Watcher()
     if in_notebook():
         return Live()
-    stream: Any = Lasting(sys.stderr if to_stderr else sys.stdout)
+    stream: Any = sys.stderr if to_stderr else sys.stdout
+    if stream is None:  # a service may have none, and a program with windows
+        return Watcher()
+    stream = Lasting(stream)
     if stream.isatty():
         return Bar(Console(file=stream, highlight=False))
     return Lines(stream)

@@ -104,8 +104,10 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line; a user's mistake prints one line on standard error and exits with 2."""
     arguments = _arguments() if arguments is None else arguments
     debug = "--debug" in arguments
-    for stream in (sys.stdout, sys.stderr):
-        let_print(stream)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # it was closed
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        let_print(getattr(sys, name))
 
     arguments = [a for a in arguments if a != "--debug"]
     _refuse_lost_folder()

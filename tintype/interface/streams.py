@@ -46,7 +46,8 @@ class Lasting:
     """A stream whose reader may go away, as `| head` does and a terminal that is closed.
 
     Whoever listens to SIGHUP, as a training does that then saves its state, gets it. Where it is
-    ignored (nohup), the work goes on and its output is dropped; elsewhere the error is raised.
+    ignored (nohup), the work goes on and its output is dropped; elsewhere the error is raised. What
+    a full disk has no room for is dropped everywhere.
     """
 
     def __init__(self, stream: Any) -> None:
@@ -60,7 +61,7 @@ class Lasting:
         try:
             return self._stream.write(text)
         except OSError as error:
-            self._has_no_reader(error)
+            self._is_not_written(error)
             return len(text)
 
     def flush(self) -> None:
@@ -68,9 +69,11 @@ class Lasting:
         try:
             self._stream.flush()
         except OSError as error:
-            self._has_no_reader(error)
+            self._is_not_written(error)
 
-    def _has_no_reader(self, error: OSError) -> None:
+    def _is_not_written(self, error: OSError) -> None:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return
         hangup = getattr(signal, "SIGHUP", None)
         listens = hangup is not None and signal.getsignal(hangup) not in (signal.SIG_DFL, None)
         if error.errno not in (errno.EPIPE, errno.EIO) or hangup is None or not listens:
