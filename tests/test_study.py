@@ -617,6 +617,33 @@ def test_a_process_that_ends_before_it_notes_anything_is_missed(tmp_path):
     assert "its process has ended; another one goes on with it" in ends
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("short_reports")
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_generators_are_studied_by_their_distance(tmp_path, seeds):
+    """Their images have no figure each, so that nothing is paired by image."""
+    generator = {
+        "task": "generate", "data": "digits", "model": "mlp-gan", "model_options": {"hidden": [32]},
+        "steps": 30, "batch_size": 50, "precision": "fp32", "device": "cpu",
+        "task_options": {"num_samples": 50},
+    }  # fmt: skip
+    content = {"recipe": generator, "vary": {"lr": [0.0001, 0.002]}, "seeds": seeds}
+    found = study(content, out=tmp_path, name="generators", watcher=Watcher())
+    result = found.result()
+    assert found.failures() == {}
+    assert result is not None
+    assert result.measure.key == "fd_pixels8"
+
+    (effect,) = result.effects
+    best = min(result.variants, key=lambda variant: variant.mean("val"))
+    assert result.choice is not None
+    assert result.choice.variant == best.title
+    assert ("cannot show whether that is luck" in effect.sentence) == (seeds == 1)
+    said = [str(each) for each in found.lines()]
+    assert "The figure is the Fréchet distance; lower is better." in said
+    assert (found.path / "study.html").is_file()
+
+
 @pytest.mark.usefixtures("short_reports")
 def test_a_run_over_which_processes_end_has_failed_until_it_is_asked_for_again(tmp_path):
     begun(tmp_path, {"recipe": {**TINY, "model_options": {"hidden": [8]}, "epochs": 1}}, "one")

@@ -172,13 +172,13 @@ def image_groups(each: Finished, split: str) -> dict[str, str]:
 
 def _predictions(each: Finished, split: str) -> list[tuple[str, dict[str, str]]]:
     """Return the predictions of a split with a name for each, in the order of names; none where
-    there is no file.
+    there is no file, or images of no split are in it, as a generator's are.
     """
     path = each.run.path / "predictions.csv"
     if not path.is_file():
         return []
     with path.open(encoding="utf-8", newline="") as lines:
-        rows = [row for row in csv.DictReader(lines) if row["split"] == split]
+        rows = [row for row in csv.DictReader(lines) if row.get("split") == split]
     return sorted(
         ((f"{row['name']} {row['position']}", row) for row in rows), key=lambda named: named[0]
     )

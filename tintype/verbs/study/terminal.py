@@ -41,6 +41,8 @@ def lines(study: Study) -> list[RenderableType]:
                 ", ".join(words),
             )
         shown.append(grid)
+        if not result.measure.higher_is_better:
+            shown.append(Text(f"The figure is the {result.measure.label}; lower is better."))
         shown += [Text(effect.sentence) for effect in result.effects[:MOST_EFFECTS]]
         if result.choice:
             shown.append(
