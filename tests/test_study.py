@@ -641,7 +641,9 @@ def test_generators_are_studied_by_their_distance(tmp_path, seeds):
     assert ("cannot show whether that is luck" in effect.sentence) == (seeds == 1)
     said = [str(each) for each in found.lines()]
     assert "The figure is the Fréchet distance; lower is better." in said
-    assert (found.path / "study.html").is_file()
+    page = (found.path / "study.html").read_text(encoding="utf-8")
+    assert "Seed 0, side by side" in page
+    assert "image by image" not in page
 
 
 @pytest.mark.usefixtures("short_reports")

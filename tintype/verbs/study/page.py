@@ -26,7 +26,7 @@ from tintype.verbs.study.drawings import (
     ordered,
 )
 from tintype.verbs.study.effects import Effect
-from tintype.verbs.study.figures import VariantResult
+from tintype.verbs.study.figures import Finished, VariantResult, image_figures
 from tintype.verbs.study.folder import StudyFolder
 from tintype.verbs.study.result import Result
 
@@ -253,32 +253,41 @@ def _comparison(
         return []
     finally:
         watcher.close()
-    seed = ordered(result.variants, result.measure)[0].finished[0].planned.seed
-    return [_of_one_seed(section, seed, study, result) for section in sections]
+    first = ordered(result.variants, result.measure)[0].finished[0]
+    return [_of_one_seed(section, first, study, result) for section in sections]
 
 
-def _of_one_seed(section: Section, seed: int, study: StudyFolder, result: Result) -> Section:
+def _of_one_seed(section: Section, first: Finished, study: StudyFolder, result: Result) -> Section:
     """Return a section of the comparison as a part of the study's page, whose headline is that of
     the study.
+
+    Args:
+        section: of the comparison.
+        first: one of the runs that it compares.
+        study: what the runs are of.
+        result: of the study.
     """
+    seed = first.planned.seed
     title, context = section.title, dict(section.context)
     if section.id == "result":
-        title = f"Seed {seed}, image by image"
+        paired = image_figures(first, result.split) is not None
+        title = f"Seed {seed}, {'image by image' if paired else 'side by side'}"
         if len(result.variants) > MOST_COMPARED:
             title += f", the {MOST_COMPARED} best by validation"
-        context["aside"] = _why_it_may_disagree(len(study.declaration.seeds), seed)
+        context["aside"] = _why_it_may_disagree(len(study.declaration.seeds), seed, paired)
     elif len(study.declaration.seeds) > 1:
         title += f" (seed {seed})"
     return replace(section, id=f"compared-{section.id}", title=title, context=context)
 
 
-def _why_it_may_disagree(num_seeds: int, seed: int) -> str:
+def _why_it_may_disagree(num_seeds: int, seed: int, paired: bool) -> str:
     if num_seeds == 1:
-        return "These are the same runs as above, with what pairing them image by image shows."
+        shown = "with what pairing them image by image shows" if paired else "with all figures"
+        return f"These are the same runs as above, {shown}."
+    why = ", because only single runs can be compared image by image" if paired else ""
     return (
         f"The figures above are means over {num_seeds} seeds. Here each variant is represented by "
-        f"its run of seed {seed} alone, because only single runs can be compared image by image. "
-        "One run may be luckier than the mean of its "
+        f"its run of seed {seed} alone{why}. One run may be luckier than the mean of its "
         "variant, so the order here may differ; the recommendation above counts."
     )
 
