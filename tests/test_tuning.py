@@ -419,7 +419,7 @@ def test_the_words_keep_apart_what_flatters_and_what_is_honest():
         "accuracy", 20, 5, 1, 7, 0.934, {}, 3, {"val": (0.921, 0.004), "test": (0.917, 0.002)}
     )
     said = " ".join(said_of(outcome, measure))
-    assert "number 7, with 93.4 % on validation" in said
+    assert "number 7, whose accuracy on validation is 93.4 %" in said
     assert (
         "3 new seeds, these settings reach 92.1 % (standard deviation 0.4) on validation (−1.3 points)"
         in said

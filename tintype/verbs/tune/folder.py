@@ -309,11 +309,11 @@ def said_of(outcome: Outcome, measure: Criterion) -> list[str]:
     """
     if outcome.best_trial is None or outcome.best_validation is None:
         return [f"None of {outcome.num_trials} trials finished."]
+    lower = "" if measure.higher_is_better else " (lower is better)"
     said = [
-        f"The best of {outcome.num_trials} trials is number {outcome.best_trial}, with "
-        f"{measure.said(outcome.best_validation)} on validation. The best of many trials looks "
-        "better than it is: "
-        "part of it is luck."
+        f"The best of {outcome.num_trials} trials is number {outcome.best_trial}, whose "
+        f"{measure.label} on validation is {measure.said(outcome.best_validation)}{lower}. The "
+        "best of many trials looks better than it is: part of it is luck."
     ]
 
     again, deviation = outcome.winner.get("val", (None, None))
