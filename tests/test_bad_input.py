@@ -425,6 +425,13 @@ def test_an_unfinished_run_says_how_to_go_on(refused, tmp_path):
 # ---- interruption -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("command", ["train", "tune"])
+def test_the_file_of_a_study_is_no_recipe(refused, tmp_path, command):
+    file = tmp_path / "rates.yaml"
+    file.write_text("question: Which?\nrecipe: digits\nvary: {lr: [0.1, 0.2]}\n", encoding="utf-8")
+    assert f"a recipe was expected. Type: tintype study {file}" in refused(command, str(file))
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows keeps a folder that is in use")
 def test_a_folder_that_was_removed_under_the_shell_is_one_line(tmp_path):
     here = tmp_path / "here"

@@ -73,7 +73,7 @@ def _is_ours(file: str) -> bool:
 
 def unknown_name(kind: str, name: str, known: Iterable[str], hint: str = "") -> UserError:
     """Return the error for a name that is not there, with the nearest names that are."""
-    known = sorted(known)
+    known = sorted(set(known))
     more = f" and {len(known) - MOST_NAMES:,} more" if len(known) > MOST_NAMES else ""
     listed = f"Known: {', '.join(known[:MOST_NAMES])}{more}." if known else "None is known."
     expected = nearest(name, known, listed)
@@ -88,7 +88,7 @@ def nearest(name: str, known: Iterable[str], otherwise: str) -> str:
 
 def near(name: str, known: Iterable[str], cutoff: float = 0.5) -> list[str]:
     """Return the nearest of the known names, three at most; none if all are far."""
-    found = difflib.get_close_matches(name, list(known), n=3, cutoff=cutoff)
+    found = difflib.get_close_matches(name, sorted(set(known)), n=3, cutoff=cutoff)
     likeness = {other: difflib.SequenceMatcher(None, other, name).ratio() for other in found}
     return [other for other in found if likeness[other] > likeness[found[0]] - 0.2]
 

@@ -78,6 +78,9 @@ OLD_SPLIT_RULE = "at-image-size"
 NEW_SPLIT_RULE = "from-photos"
 NEW_RULES = 4
 
+# Fields of a study's file that no recipe has.
+OF_STUDIES = {"vary", "variants", "question"}
+
 OPTIMIZERS = ("sgd", "adam", "adamw", "muon")
 
 # Fields that may hold several references to the user's own code.
@@ -1025,6 +1028,10 @@ def read_recipe(path: Path) -> Recipe:
     if not isinstance(fields, dict):
         raise UserError(
             f"{path} is not a recipe: expected lines of `field: value`, as in `model: cnn`."
+        )
+    if OF_STUDIES & fields.keys():
+        raise UserError(
+            f"{path} is the file of a study, and a recipe was expected. Type: tintype study {path}"
         )
     return build(fields, where=str(path))
 

@@ -20,6 +20,7 @@ from tintype.interface.calls import public
 from tintype.interface.lazy import Lazy
 from tintype.interface.notebook import frame_of
 from tintype.own_code import is_in_python
+from tintype.pages.words import plural
 from tintype.plugins import study_names
 from tintype.progress import Watcher, display_for, silence
 from tintype.runs.folder import RunFolder
@@ -359,7 +360,8 @@ def run_study(
 def _work_off(found: Study, watcher: Watcher, workers: int, command: str, on: str | None) -> None:
     waiting = found.waiting()
     done = len(found.planned) - len(waiting)
-    watcher.note(f"study: {found.path}, {len(found.planned)} runs, {done} done already")
+    runs = plural(len(found.planned), "run")
+    watcher.note(f"study: {found.path}, {runs}, {done} done already")
     if waiting:
         watcher.note(_threads_line(waiting))
         run_all(found, watcher, workers, command, train_on_ray if on else None)
