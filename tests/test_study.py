@@ -284,6 +284,15 @@ def test_fine_tuning_is_compared_with_what_may_be_added_to_it():
     }
 
 
+def test_a_recipe_is_a_study_of_its_seeds():
+    declaration = declare("digits-ann")
+    assert declaration.name == "digits-ann-seeds"
+    assert declaration.num_runs == 1
+    rows = studying.plan("digits-ann", seeds=3)
+    assert [run.seed for run, _ in rows] == [0, 1, 2]
+    assert {run.recipe.model for run, _ in rows} == {"ann"}
+
+
 def test_pipelines_on_photos_are_checked_by_a_dry_run(digit_files):
     rows = studying.plan(
         "faces-pipelines", data=str(digit_files), weights="none", image_size=32, steps=1

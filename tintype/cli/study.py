@@ -33,7 +33,10 @@ def study(
     context: typer.Context,
     what: Annotated[
         str,
-        typer.Argument(help="Name of a study, a YAML file, or the folder of a study to continue."),
+        typer.Argument(
+            help="Name of a study, or of a recipe for several seeds of it; a YAML file; or the "
+            "folder of a study to continue."
+        ),
     ],
     data: Annotated[
         str | None, typer.Option(help="Data for every run: a name, a folder, or a CSV file.")

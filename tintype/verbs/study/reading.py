@@ -13,7 +13,7 @@ from tintype.files.names import check_name
 from tintype.files.yaml_files import BoundedLoader, read_yaml
 from tintype.own_code import absolute, references_in, with_references
 from tintype.plugins import PACKAGE, study_names
-from tintype.recipe import ALIASES, build, field_names
+from tintype.recipe import ALIASES, build, field_names, recipe_names
 from tintype.verbs.study.declaration import Changes, Declaration, checked_seeds, is_field, label_of
 
 STUDIES = PACKAGE / "studies"
@@ -40,6 +40,7 @@ def declare(what: str | Path | Mapping[str, Any] | Declaration) -> Declaration:
     """Read a study.
 
     It is a built-in one by name, a YAML file, the folder of a study, or a mapping of the same form.
+    A built-in recipe is a study of its seeds.
 
     Raises:
         UserError: it is none of these, or something in it is wrong.
@@ -50,6 +51,8 @@ def declare(what: str | Path | Mapping[str, Any] | Declaration) -> Declaration:
         return _declaration("study", dict(what), Path())
     if str(what) in study_names():
         return _read(STUDIES / f"{what}.yaml")
+    if str(what) in recipe_names():
+        return _declaration(f"{what}-seeds", {"recipe": str(what)}, Path())
 
     path = Path(what).expanduser()
     if (path / "study.yaml").is_file():

@@ -25,7 +25,7 @@ def lines(study: Study) -> list[RenderableType]:
         grid = Table(box=None, pad_edge=False, header_style="bold")
         for column in ("variant", "seeds", "validation", "test", "parameters", "verdict"):
             justify = "left" if column in ("variant", "verdict") else "right"
-            grid.add_column(column, justify=justify, no_wrap=column != "variant")
+            grid.add_column(column, justify=justify, no_wrap=column != "variant", overflow="fold")
         sign = -1 if result.measure.higher_is_better else 1
         for variant in sorted(result.variants, key=lambda v: sign * (v.mean("val") or 0.0)):
             cells = [spread(variant, split, result.measure) for split in ("val", "test")]
