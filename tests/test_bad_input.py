@@ -438,7 +438,11 @@ def test_a_folder_that_was_removed_under_the_shell_is_one_line(tmp_path):
     here.mkdir()
     lost = f"import os; os.rmdir('{here}'); from tintype.cli import main; main(['list', 'runs'])"
     done = subprocess.run(
-        [sys.executable, "-c", lost], cwd=here, capture_output=True, text=True, check=False
+        [sys.executable, "-c", lost],
+        cwd=here,
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
     )
     assert done.returncode == 2
     assert done.stderr.startswith("error: the folder that this shell is in was removed. Type cd .")
