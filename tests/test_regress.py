@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -485,6 +486,32 @@ def test_a_pretrained_backbone_learns_numbers(
     assert figures["train"]["relative_mae"] < 0.8
     answer: Any = api.Run(folder.path).predict(squares.parent / "000.png")
     assert answer.columns == ("side",)
+
+
+def test_it_is_said_if_training_undoes_what_a_backbone_brought(
+    squares: Path, train_in, tmp_path: Path
+) -> None:
+    from safetensors.torch import save_file
+    from torchvision.models import resnet18
+
+    torch.manual_seed(0)
+    weights = tmp_path / "resnet18.safetensors"
+    save_file({name: t.contiguous() for name, t in resnet18().state_dict().items()}, weights)
+    learned = recipe(
+        squares, columns=["side"], model="resnet18", model_options={}, weights=str(weights),
+        image_size=32, tune="last:1", epochs=1,
+    )  # fmt: skip
+
+    warnings = {}
+    for lr in (1e-6, 1e-3):
+        folder = train_in(tmp_path / str(lr), learned.replace(lr=lr))
+        warnings[lr] = folder.read("evaluation.json")["warnings"]
+    assert warnings[1e-6] == []
+    (line,) = warnings[1e-3]
+    assert re.search(r"R² -.* on validation, R² 0\.\d+ before the first step", line)
+
+    with pytest.raises(UserError, match=r"r2 is -.* training has diverged. Try a lower lr="):
+        train_in(tmp_path / "diverged", learned.replace(lr=1.0))
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,10 @@ from __future__ import annotations
 import html
 import io
 import json
+import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -392,6 +394,58 @@ def test_norms_adapt_where_they_are_asked_to(photos, weights, tmp_path):
     before, after = load_file(weights), load_file(run.path / "model.safetensors")
     means = [key for key in before if key.endswith("running_mean")]
     assert all(not torch.equal(before[key], after[key]) for key in means)
+
+
+@pytest.mark.parametrize(
+    ("lr", "undone"), [(1e-4, False), (10.0, True)], ids=["small steps", "steps that are too large"]
+)
+def test_it_is_said_if_training_undoes_what_the_weights_brought(
+    finished_run, tiny, tmp_path, lr, undone
+):
+    said: list[str] = []
+
+    class Listening(Watcher):
+        def note(self, text: str) -> None:
+            said.append(text)
+
+    fields = {"model_options": {"hidden": [32]}, "weights": str(finished_run.path), "lr": lr}
+    run = api.train(
+        tiny(**fields, tune="all", optimizer="sgd", epochs=3), out=tmp_path, name="run",
+        watcher=Listening(),
+    )  # fmt: skip
+
+    words = "undone what the pretrained weights brought"
+    lines = [line for line in said if words in line]
+    assert len(lines) == int(undone), "once, not at each evaluation"
+    evaluation = run.read("evaluation.json")
+    assert len(evaluation["warnings"]) == int(undone)
+    assert (words in (run.path / "report.html").read_text(encoding="utf-8")) == undone
+    if undone:
+        assert 100 * evaluation["splits"]["val"]["accuracy"] < 50
+        before = float(re.findall(r"([\d.]+) % before the first step", lines[0])[0])
+        brought = finished_run.read("evaluation.json")["splits"]["val"]["accuracy"]
+        assert before == pytest.approx(100 * brought, abs=3), "with a new head on its features"
+
+
+def test_a_resumed_run_remembers_what_it_began_with(finished_run, tiny, train_in, tmp_path):
+    class Stop(Exception):
+        pass
+
+    class StopsBeforeAnyEvaluation(Watcher):
+        def on_step(self, step: int, *_: Any) -> None:
+            if step == 2:
+                raise Stop
+
+    recipe = tiny(
+        model_options={"hidden": [32]}, weights=str(finished_run.path), tune="all", lr=10.0,
+        optimizer="sgd",
+    )  # fmt: skip
+    with pytest.raises(Stop):
+        train_in(tmp_path / "run", recipe, StopsBeforeAnyEvaluation())
+    again = train_in(tmp_path / "run", recipe).read("evaluation.json")
+    whole = train_in(tmp_path / "whole", recipe).read("evaluation.json")
+    assert again["warnings"] == whole["warnings"]
+    assert "before the first step" in whole["warnings"][0]
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw", "muon"])

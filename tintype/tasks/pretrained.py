@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +16,10 @@ from tintype.models.parts.backbone import Parts, freeze, keep_norm_in_eval
 from tintype.optim import scale_layer
 from tintype.progress import Progress
 from tintype.runs.pretrained import load_pretrained, own_preprocessing
+from tintype.tasks.contract.evaluation import Evaluation
+from tintype.tasks.task import Summary, Task
+
+KEPT = 0.5  # the least part of the skill before the first step that training should keep
 
 
 @dataclass(frozen=True)
@@ -195,3 +199,70 @@ class Thawing:
         if self.unfreeze:
             due = 1 + int(progress / self.unfreeze * self.most)
             freeze(self.network, self.parts, min(self.most, due))
+
+
+class FromFittedHead(Task):
+    """A task that trains a network further whose head was fitted, and says if that undoes it.
+
+    Steps that are too large destroy the features at once. All that the weights brought is lost
+    then, while the loss falls as that of any training from scratch.
+
+    A subclass calls `measure_start` at the end of `start`.
+
+    Attributes:
+        skill_at_start: of the fitted head on validation, see `skill`; None where it is not known.
+        shown_at_start: the figure that it follows from, as a user reads it.
+    """
+
+    skill_at_start: float | None = None
+    shown_at_start: str = ""
+
+    def skill(self, figures: Mapping[str, Any]) -> tuple[float, str]:
+        """Return how far figures are from guessing (0) to no error (1), and the one that says so."""
+        raise NotImplementedError
+
+    def measure_start(self) -> None:
+        """Measure what the network can do before its first step, where validation images may."""
+        if self.selection:
+            figures = self.figures(self.networks[self.main], self.selection)
+            self.skill_at_start, self.shown_at_start = self.skill(figures)
+
+    def _undone(self, figures: Mapping[str, Any]) -> str:
+        if self.skill_at_start is None:
+            return ""
+        skill, shown = self.skill(figures)
+        if not self.skill_at_start > 0 or skill >= KEPT * self.skill_at_start:
+            return ""
+        return (
+            f"training has undone what the pretrained weights brought: {shown} on validation, "
+            f"{self.shown_at_start} before the first step. Try a smaller --lr, --set warmup=0.1 or "
+            "--tune head"
+        )
+
+    def figures(self, network: nn.Module, source: ImageSource) -> dict[str, Any]:
+        figures = super().figures(network, source)
+        line = self._undone(figures) if source is self.selection else ""
+        if line and not self.warnings:
+            self.warnings = [line]
+        return figures
+
+    def summarise(
+        self, evaluations: dict[str, Evaluation], sources: dict[str, ImageSource]
+    ) -> Summary:
+        summary = super().summarise(evaluations, sources)
+        line = self._undone(evaluations["val"].figures) if "val" in evaluations else ""
+        if not line:
+            return summary
+        warnings = [*summary.evaluation["warnings"], line]
+        return replace(summary, evaluation={**summary.evaluation, "warnings": warnings})
+
+    def state(self) -> dict[str, Any]:
+        if self.skill_at_start is None:
+            return super().state()
+        known = {"skill_at_start": self.skill_at_start, "shown_at_start": self.shown_at_start}
+        return {**super().state(), **known}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        super().load_state(state)
+        self.skill_at_start = state.get("skill_at_start")
+        self.shown_at_start = state.get("shown_at_start", "")

@@ -13,6 +13,7 @@ import torch
 
 from tintype.data.source import DataSplits, ImageSource
 from tintype.data.typical import Typical
+from tintype.errors import UserError
 from tintype.files.bounded import read_json_object
 from tintype.files.whole import held, write_picture, written_whole
 from tintype.hardware.processes import current, dealing, with_help
@@ -20,6 +21,7 @@ from tintype.plugins import find_part, has_part, own_task
 from tintype.progress import Watcher
 from tintype.runs.folder import BY_VALIDATION, RunFolder
 from tintype.runs.ranking import criterion_of
+from tintype.runs.shapes import MOST
 from tintype.tasks.by_column import by_column
 from tintype.tasks.contract.evaluation import EvaluatedSet, Evaluation, Kind
 from tintype.tasks.task import Summary, Task
@@ -185,12 +187,23 @@ def evaluated(
 
         with with_help([EVALUATE, split, len(source)]):
             found = task.evaluate(task.networks[task.main], source, show)
+        _check_learned(found.figures, split)
         out_of_fold = split == "val" and task.fits_validation
         kind = Kind.OUT_OF_FOLD if out_of_fold else Kind.SPLIT
         evaluations[split] = replace(found, of=EvaluatedSet(kind, split))
 
     watcher.close()
     return evaluations
+
+
+def _check_learned(figures: Mapping[str, Any], split: str) -> None:
+    """Raise where answers are so far off that no file of a run may hold their figures."""
+    for name, value in figures.items():
+        if isinstance(value, float) and abs(value) > MOST:
+            raise UserError(
+                f"{name} is {value:.3g} on {split}: training has diverged. "
+                "Try a lower --lr, --set clip=1 or --set warmup=0.1."
+            )
 
 
 def evaluate_along(task: Task, seen: DataSplits, split: str, num_images: int) -> None:

@@ -440,13 +440,13 @@ def _fit_and_measure(run: RunFolder, prepared: Prepared, watcher: Watcher) -> En
     started = time.perf_counter()
     task.groups = splits.groups
     seen = task.sources(splits, watcher.on_work)
+    task.selection = task.validation.selecting_part(seen.val)
     watcher.close()
     recipe = with_rate(run, prepared, seen.train, watcher)
     recipe = within_time(run, prepared, recipe, seen, watcher, started)
     preparing = time.perf_counter() - started
 
     engine = Engine(task, recipe, run, watcher, device=prepared.device, compile=prepared.compile)
-    task.selection = task.validation.selecting_part(seen.val)
     engine.fit(seen.train, task.selection)
     trained = time.perf_counter()
     with dealing(engine.group):

@@ -19,6 +19,7 @@ from tintype.hardware.device import Choice
 from tintype.models.parts.backbone import backbone_parts, make_head
 from tintype.models.parts.modes import evaluating
 from tintype.progress import Progress
+from tintype.statistics import percent
 from tintype.tasks import losses
 from tintype.tasks.classify.calibration import fit_temperature
 from tintype.tasks.classify.classifier import Answers, Classify
@@ -28,6 +29,7 @@ from tintype.tasks.heads import FittedHead, fit_head, fits_in
 from tintype.tasks.interpolation import SHARES, Line, between, copied
 from tintype.tasks.pretrained import (
     FeatureSource,
+    FromFittedHead,
     Pretraining,
     as_features,
     folded,
@@ -591,7 +593,7 @@ def _said_of(candidate: Mapping[str, Any]) -> str:
     )
 
 
-class FineTune(Transfer):
+class FineTune(FromFittedHead, Transfer):
     """The last stages of the backbone, or all of them, are trained after the head was fitted.
 
     Starting from a fitted head keeps the features from being spoiled by a random one (Kumar et al.
@@ -647,6 +649,13 @@ class FineTune(Transfer):
         self.warm_features = None
         if self.interpolate:
             self.before = copied(self.network)
+        self.measure_start()
+
+    def skill(self, figures: Mapping[str, Any]) -> tuple[float, str]:
+        assert self.selection is not None
+        guessing = self.selection.targets.bincount().max().item() / len(self.selection)
+        accuracy = figures["accuracy"]
+        return (accuracy - guessing) / max(1 - guessing, 1e-6), f"accuracy {percent(accuracy)}"
 
     def _chosen_head(self, features: Tensor, train: ImageSource) -> nn.Linear:
         """Return the linear head that cross-validation inside training chooses."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,11 +20,13 @@ from tintype.seeds import fold
 from tintype.tasks.frozen import FrozenBackbone
 from tintype.tasks.pretrained import (
     FeatureSource,
+    FromFittedHead,
     Pretraining,
     as_features,
     folded,
     take_over,
 )
+from tintype.tasks.regress.metrics import in_digits
 from tintype.tasks.regress.objective import SMALLEST_LOG_SCALE, split_outputs
 from tintype.tasks.regress.regressor import Regress
 from tintype.tasks.task import Phase, StepContext
@@ -283,7 +286,7 @@ class HeadOnly(Transfer):
         return self.network
 
 
-class FineTune(Transfer):
+class FineTune(FromFittedHead, Transfer):
     """The last stages of the backbone, or all, are trained further, from a fitted head.
 
     Starting from a fitted head keeps the features from being spoiled by a random one (Kumar et al.
@@ -317,6 +320,10 @@ class FineTune(Transfer):
         fitted.take(fit_linear(self.features, self.standardised(train.targets), train.weights))
         take_over(self.linear, fitted.plain())
         self.features = None
+        self.measure_start()
+
+    def skill(self, figures: Mapping[str, Any]) -> tuple[float, str]:
+        return figures["r2"], f"R² {in_digits(figures['r2'])}"
 
     def loss(
         self, phase: Phase, batch: Batch, context: StepContext
