@@ -320,6 +320,24 @@ def test_garbage_all_else_equal(digit_files):
     assert [run.recipe.model for run, _ in rows] == ["resnet18"] * 2
 
 
+def test_a_file_for_another_network_changes_the_runs_from_scratch_too(tmp_path):
+    """Else a pretrained network would be compared with another one from scratch."""
+    file = tmp_path / "mobilenet_v2.safetensors"
+    file.touch()  # its name says which network it is for
+    declaration = declare("garbage-two-by-two-clean").replace(weights=str(file))
+    assert {run.recipe.model for run in declaration.runs()} == {"mobilenet_v2"}
+    assert declared_confounding(declaration) == []
+
+    described = declare("garbage-two-by-two").replace(weights=str(file))
+    assert [run.recipe.model for run in described.runs()] == ["cnn"] * 2 + ["mobilenet_v2"] * 2
+
+    own = replace(
+        declaration,
+        factors={"start": {"pretrained": {}, "small": {"model": "resnet18", "weights": "none"}}},
+    )
+    assert [run.recipe.model for run in own.runs()] == ["mobilenet_v2", "resnet18"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(BACKBONES))
 def test_three_backbones(name):

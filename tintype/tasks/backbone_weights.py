@@ -13,16 +13,19 @@ ENDINGS = (".safetensors", ".pth", ".pt")
 def with_weights(recipe: Recipe, weights: str, *, varied: bool) -> Recipe:
     """Return a recipe with other pretrained weights, if it starts from some.
 
-    The name of a file may say another backbone than the recipe.
+    The name of a file may say another backbone than the recipe. A recipe that asks for none takes
+    the backbone too: it is what the pretrained one is compared with.
 
     Raises:
         UserError: a folder without a file for the backbone, or a file for another one where the
             study varies the model.
     """
-    from tintype.runs.pretrained import model_of_weights
+    from tintype.runs.pretrained import is_backbone, model_of_weights
 
     if not _starts_pretrained(recipe):
-        return recipe
+        if varied or not is_backbone(recipe.model) or not Path(weights).is_file():
+            return recipe
+        return recipe.replace(model=model_of_weights(weights) or recipe.model)
     if weights in ("default", "none"):
         return recipe.replace(weights=weights)
 

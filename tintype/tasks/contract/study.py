@@ -16,6 +16,7 @@ class StudyPart(Protocol):
         Args:
             weights: a file, a folder with a file for each network, "default" or "none".
             varied: whether the study varies the network, so that one file cannot serve all.
+                Where it does not, a run from scratch takes the network that the file is for.
 
         Raises:
             UserError: a folder without a file for the network, or a file for another one.

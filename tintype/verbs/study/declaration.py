@@ -225,17 +225,18 @@ class Declaration:
                 )
             if recipe.threads == "auto":
                 recipe = recipe.replace(threads=1)
-            return self._with_weights(recipe) if self.weights else recipe
+            varied = "model" in self.factors or any("model" in step for step in steps)
+            return self._with_weights(recipe, varied) if self.weights else recipe
         except UserError as error:
             raise UserError(f"{self.name}{f', {title}' if levels else ''}: {error}") from None
 
-    def _with_weights(self, recipe: Recipe) -> Recipe:
+    def _with_weights(self, recipe: Recipe, varied: bool) -> Recipe:
         """Return a recipe with the study's weights, as far as its task knows what they are."""
         assert self.weights is not None
         if not plugins.has_part(recipe.task, "study"):
             return recipe
         part = cast("StudyPart", plugins.find_part(recipe.task, "study", "take other weights"))
-        return part.with_weights(recipe, self.weights, varied="model" in self.factors)
+        return part.with_weights(recipe, self.weights, varied=varied)
 
 
 def is_field(name: str) -> bool:
