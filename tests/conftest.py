@@ -27,6 +27,10 @@ os.environ["TINTYPE_CACHE"] = _CACHE.name
 os.environ.pop("TINTYPE_DATA_ROOT", None)
 os.environ["TINTYPE_WEIGHTS_MIRROR"] = "http://127.0.0.1:9"  # no test downloads pretrained weights
 
+# Under nohup it is ignored, by all that the tests start as well.
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
 import hypothesis
 import pytest
 import torch

@@ -218,7 +218,7 @@ class FromFittedHead(Task):
     shown_at_start: str = ""
 
     def skill(self, figures: Mapping[str, Any]) -> tuple[float, str]:
-        """Return how far figures are from guessing (0) to no error (1), and the one that says so."""
+        """Return how far figures are from guessing (0) to no error (1), and which one says so."""
         raise NotImplementedError
 
     def measure_start(self) -> None:
