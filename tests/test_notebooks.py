@@ -148,12 +148,12 @@ def test_a_study_shows_the_whole_and_its_lines(clock):
     live.note("[1 of 4] wide, seed 0")
     clock.now += 2
     live.on_runs(1.5, 4, "wide, seed 1: step 5 of 10", 75.0)
-    assert "1 of 4 runs done · about 1 min 15 s left" in told.html
+    assert "37 % of 4 runs done · about 1 min 15 s left" in told.html
     assert "<details open>" in told.html
     assert "wide, seed 0" in told.html
     live.on_runs(4, 4, "wide, seed 1: step 10 of 10", 0.0)
     live.close()
-    assert "<p>4 of 4 runs done</p>" in told.html
+    assert "<p>100 % of 4 runs done</p>" in told.html
     assert "step 10 of 10" not in told.html
 
 

@@ -53,6 +53,11 @@ def epochs(epoch: float) -> str:
     return f"{epoch:.1f}" if epoch < 5 else str(int(epoch))
 
 
+def _share_of_runs(done: float, total: int) -> str:
+    """Say how much of several runs is done; `done` counts those under way by their parts."""
+    return f"{int(100 * done / max(1, total))} % of {total} runs done"
+
+
 class Watcher:
     """Follow a run from outside. This base class does nothing, and so keeps a run silent.
 
@@ -139,7 +144,7 @@ class Lines(Watcher):
     def on_runs(self, done: float, total: int, text: str, seconds_left: float | None) -> None:
         if time.perf_counter() - self._said > self.seconds:
             left = "" if seconds_left is None else f", about {duration(seconds_left)} left"
-            self._say(f"{text}; {int(done)} of {total} runs done{left}")
+            self._say(f"{text}; {_share_of_runs(done, total)}{left}")
 
     def on_step(self, step: int, total_steps: int, loss: float, images_per_second: float) -> None:
         now = time.perf_counter()
@@ -303,7 +308,7 @@ class Live(Watcher):
 
     def on_runs(self, done: float, total: int, text: str, seconds_left: float | None) -> None:
         left = "" if seconds_left is None else f" · about {duration(seconds_left)} left"
-        count = f"{int(done)} of {total} runs done"
+        count = _share_of_runs(done, total)
         self._share = done / max(1, total)
         self._headline = count + left
         self.last = text
