@@ -19,6 +19,7 @@ from tintype.models import build_model, count_multiply_adds, count_parameters, f
 from tintype.models.fast_cnn import FastCNN, Whitening
 from tintype.models.parts.layers import ACTIVATIONS
 from tintype.models.torchvision_zoo import NAMES as BACKBONES
+from tintype.optim import build_optimizers
 from tintype.plugins import names
 from tintype.runs.packaged_weights import PACKAGES
 
@@ -300,3 +301,26 @@ def test_no_gradient_reaches_the_stem_of_the_fast_cnn_without_its_bias():
     assert not seen[0].requires_grad
     assert network.whitening.bias.grad is None
     assert network.blocks.get_parameter("0.convs.0.weight").grad is not None
+
+
+def test_faster_biases_of_the_fast_cnn_move_farther_in_a_step_and_nothing_else_does():
+    digits = spec(1, 8)
+    moved: list[dict[str, torch.Tensor]] = []
+    for bias_lr in (1, 16):
+        network = build_model("fast-cnn", digits, {"widths": [8, 16], "bias_lr": bias_lr}, seed=0)
+        before = {name: weight.clone() for name, weight in network.state_dict().items()}
+        optimizers = build_optimizers(network, "muon", lr=0.01, momentum=0.6)
+
+        F.cross_entropy(network(images(digits)), torch.tensor([0, 1, 2])).backward()
+        for optimizer in optimizers:
+            optimizer.step()
+        moved.append({name: w.detach() - before[name] for name, w in network.named_parameters()})
+
+    usual, faster = moved
+    for name, step in usual.items():
+        factor = 16 if "norms" in name and name.endswith("bias") else 1
+        torch.testing.assert_close(faster[name], factor * step, msg=name)
+    assert any(step.abs().sum() > 0 for name, step in usual.items() if "norms" in name)
+
+    with pytest.raises(UserError, match="bias_lr must be above 0"):
+        build_model("fast-cnn", digits, {"bias_lr": 0}, seed=0)

@@ -114,6 +114,7 @@ class FastCNN(nn.Module):
         stem: int | None,
         pool_first: bool,
         stem_bias: bool,
+        bias_lr: float,
     ) -> None:
         super().__init__()
         # Larger images are first cut into patches that bring them to about 32 positions a side.
@@ -139,6 +140,11 @@ class FastCNN(nn.Module):
         # The division by the width in `forward` makes gradients small by as much.
         scale_lr(self.head.weight, 0.3 * widths[-1])
 
+        if bias_lr != 1:
+            for norm in self.modules():
+                if isinstance(norm, nn.BatchNorm2d):
+                    scale_lr(norm.bias, bias_lr)
+
     def initialise_from(self, images: Tensor) -> None:
         """Set the whitening filters from normalised training images (N, C, H, W)."""
         self.whitening.initialise_from(images)
@@ -155,6 +161,7 @@ def build(
     stem: int | None = None,
     pool_first: bool = False,
     stem_bias: bool = True,
+    bias_lr: float = 1.0,
 ) -> nn.Module:
     """Return the network of airbench94 (Jordan 2024), generalised to other sizes and channels.
 
@@ -167,9 +174,14 @@ def build(
             of the multiply-adds.
         stem_bias: whether the bias of the whitening is trained. Without it the way back ends at the
             first convolution of the first block.
+        bias_lr: factor on the learning rate of the biases of norms beside Muon. Where a run has few
+            steps, as with large batches, they do not come far enough without it.
 
     Raises:
-        ValueError: the images are smaller than 6x6.
+        ValueError: the images are smaller than 6x6, or `bias_lr` is not above 0.
     """
     need_size(spec.height, spec.width, 6)
-    return FastCNN(spec, widths, convolutions, stem, pool_first, stem_bias)
+    if bias_lr <= 0:
+        raise ValueError(f"bias_lr must be above 0, but is {bias_lr}")
+
+    return FastCNN(spec, widths, convolutions, stem, pool_first, stem_bias, bias_lr)
