@@ -324,3 +324,9 @@ def test_faster_biases_of_the_fast_cnn_move_farther_in_a_step_and_nothing_else_d
 
     with pytest.raises(UserError, match="bias_lr must be above 0"):
         build_model("fast-cnn", digits, {"bias_lr": 0}, seed=0)
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), True, "fast", [1, 2]])
+def test_an_option_that_is_a_number_takes_nothing_else(value):
+    with pytest.raises(UserError, match=r"model fast-cnn: bias_lr is .*\. Expected a number\."):
+        build_model("fast-cnn", spec(1, 8), {"bias_lr": value}, seed=0)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 from typing import Any
 
 import torch
@@ -77,7 +78,8 @@ def _check(model: str, option: str, value: Any, known: inspect.Parameter) -> Non
         right = (type(value) is int and value >= 1) or (value is None and "None" in annotation)
     elif annotation == "float":
         expected = "a number"
-        right = isinstance(value, int | float) and not isinstance(value, bool)
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        right = number and abs(value) < math.inf
     elif annotation == "bool":
         expected = "true or false"
         right = isinstance(value, bool)
