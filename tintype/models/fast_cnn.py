@@ -140,10 +140,9 @@ class FastCNN(nn.Module):
         # The division by the width in `forward` makes gradients small by as much.
         scale_lr(self.head.weight, 0.3 * widths[-1])
 
-        if bias_lr != 1:
-            for norm in self.modules():
-                if isinstance(norm, nn.BatchNorm2d):
-                    scale_lr(norm.bias, bias_lr)
+        for norm in self.modules():
+            if isinstance(norm, nn.BatchNorm2d):
+                scale_lr(norm.bias, bias_lr)
 
     def initialise_from(self, images: Tensor) -> None:
         """Set the whitening filters from normalised training images (N, C, H, W)."""
@@ -175,7 +174,8 @@ def build(
         stem_bias: whether the bias of the whitening is trained. Without it the way back ends at the
             first convolution of the first block.
         bias_lr: factor on the learning rate of the biases of norms beside Muon. Where a run has few
-            steps, as with large batches, they do not come far enough without it.
+            steps, as with large batches, they do not come far enough without it. Other optimizers
+            know no such factor.
 
     Raises:
         ValueError: the images are smaller than 6x6, or `bias_lr` is not above 0.
