@@ -746,6 +746,36 @@ def test_joining_takes_a_study_as_it_is(tmp_path, capsys):
     assert not list((tmp_path / "widths").glob("*/recipe.yaml"))
 
 
+def test_data_that_are_not_there_are_refused_before_the_folder_is_made(tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    out, nowhere = tmp_path / "out", str(tmp_path / "nowhere")
+    for more, wanted in (
+        (["--data", "digitz"], "unknown data set 'digitz'"),
+        (["--data", nowhere], "there is no folder or file"),
+        (["--data", str(tmp_path / "empty")], "is empty"),
+        (["--data", "mnist", "--data-root", nowhere], "is not a folder"),
+    ):
+        with pytest.raises(SystemExit) as end:
+            cli.main(["study", "digits", *more, "--seeds", "2", "--out", str(out)])
+        assert end.value.code == 2
+        said = capsys.readouterr().err.strip()
+        assert wanted in said
+        assert len(said.splitlines()) <= 2
+    assert not out.exists()
+
+
+def test_a_study_is_begun_for_others_whose_machines_alone_have_the_data(tmp_path):
+    elsewhere = str(tmp_path / "there")
+    found = study(GRID, out=tmp_path, data=elsewhere, workers=0, watcher=Watcher())
+    assert (found.path / "study.yaml").is_file()
+
+
+def test_the_folder_of_a_study_is_not_mistaken_for_a_run(tmp_path):
+    found = study(GRID, out=tmp_path, workers=0, watcher=Watcher())
+    with pytest.raises(UserError, match="folder of a study, not of a run"):
+        RunFolder.open(found.path)
+
+
 def test_a_study_computes_with_one_thread_unless_more_are_asked_for():
     assert {run.recipe.threads for run in declare(GRID).runs()} == {1}
     assert {run.recipe.threads for run in declare({**GRID, "threads": 3}).runs()} == {3}

@@ -180,6 +180,11 @@ class RunFolder:
                 f"there is no run folder {run.path}. `tintype list runs` shows what there is."
             )
         if not (run.path / "recipe.yaml").exists():
+            if (run.path / "study.yaml").exists():
+                raise UserError(
+                    f"{run.path} is the folder of a study, not of a run. `tintype study {run.path}` "
+                    "continues it and draws its page again; the folders in it are its runs."
+                )
             raise UserError(
                 f"{run.path} is not a run folder: it has no recipe.yaml. "
                 "`tintype list runs` shows the runs."

@@ -284,6 +284,16 @@ def _look(recipe: Recipe) -> Glance | None:
     return _call_with_fields(glance, recipe, target=target_of(recipe))
 
 
+def refuse_missing_data(recipe: Recipe) -> None:
+    """Raise where a look at the images finds none; a task that opens them itself looks for itself.
+
+    Raises:
+        UserError: the data cannot be found, or hold no image.
+    """
+    if not hasattr(find("tasks", recipe.task), "open_data"):
+        _look(recipe)
+
+
 def _resize(recipe: Recipe) -> Resize:
     crop_fraction = recipe.crop_fraction or 1.0
     return Resize(recipe.resize, crop_fraction, recipe.interpolation or "bilinear")

@@ -26,7 +26,7 @@ from tintype.data.cache import cache_folder, remove_abandoned
 from tintype.data.decode import Resize
 from tintype.data.sets.folder import find_photos, read_photos
 from tintype.data.source import Images
-from tintype.data.targets import Classes
+from tintype.data.targets import CLASSES, Classes, TargetKind
 from tintype.errors import UserError
 from tintype.files.system import rename
 from tintype.hardware.vision import torchvision
@@ -67,6 +67,17 @@ class _Damaged(Exception):
     """A file that is not what its format or its checksum says."""
 
 
+def glance(name: str, *, data_root: str | None = None, target: TargetKind = CLASSES) -> None:
+    """Say nothing of a set before it is read, but that a root is no folder.
+
+    Raises:
+        UserError: it is none.
+    """
+    del name, target
+    if given := data_root or os.environ.get("TINTYPE_DATA_ROOT"):
+        _root(given)
+
+
 def load(
     name: str,
     *,
@@ -85,12 +96,9 @@ def load(
         UserError: not in `data_root`, damaged, or the download failed.
     """
     described = _describe(name)
-    default = os.environ.get("TINTYPE_DATA_ROOT")
-    places = [data_root] if data_root else [default]
-    for given in filter(None, places):
-        root = Path(given).expanduser()
-        if not root.is_dir():
-            raise UserError(f"the data root '{given}' is not a folder.")
+    given = data_root or os.environ.get("TINTYPE_DATA_ROOT")
+    if given:
+        root = _root(given)
         found = _torchvision_root(root, described, name)
         if found is not None:
             return _images(name, described, found)
@@ -117,6 +125,13 @@ def load(
         _download(name, described.download, store, progress)
 
     return _images(name, described, store)
+
+
+def _root(given: str) -> Path:
+    root = Path(given).expanduser()
+    if not root.is_dir():
+        raise UserError(f"the data root '{given}' is not a folder.")
+    return root
 
 
 def fetch_pets(progress: Progress | None = None) -> Path:

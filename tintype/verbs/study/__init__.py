@@ -26,6 +26,7 @@ from tintype.progress import Watcher, display_for, silence
 from tintype.runs.folder import RunFolder
 from tintype.runs.ranking import ranking_part
 from tintype.runs.remote import refuse_address
+from tintype.training.prepare import refuse_missing_data
 from tintype.training.run import plan as plan_run
 from tintype.training.signals import interruptible
 from tintype.verbs.run import Run
@@ -260,6 +261,8 @@ def study(
     # earlier studies may continue, whatever they hold
     if not (path / "study.yaml").exists():
         _refuse_what_cannot_be_compared(declaration)
+        if workers:  # else those who join may have the images, and this machine need not
+            _refuse_missing_data(declaration)
     if on not in (None, "ray"):
         raise UserError(f"--on is '{on}'. Expected ray.")
     fewest = 1 if join else 0
@@ -313,6 +316,13 @@ def _refuse_unranked(declaration: Declaration) -> None:
 def _refuse_what_cannot_be_compared(declaration: Declaration) -> None:
     refuse_mixed_data(declaration)
     refuse_idle_differences(declaration)
+
+
+def _refuse_missing_data(declaration: Declaration) -> None:
+    """Raise before the folder is made where a look at the data of a run finds none."""
+    recipes = (run.recipe for run in declaration.runs())
+    for recipe in {(each.data, each.data_root): each for each in recipes}.values():
+        refuse_missing_data(recipe)
 
 
 def run_study(
