@@ -182,8 +182,8 @@ class RunFolder:
         if not (run.path / "recipe.yaml").exists():
             if (run.path / "study.yaml").exists():
                 raise UserError(
-                    f"{run.path} is the folder of a study, not of a run. `tintype study {run.path}` "
-                    "continues it and draws its page again; the folders in it are its runs."
+                    f"{run.path} is the folder of a study, not of a run. `tintype study "
+                    f"{run.path}` continues it and draws its page again; its folders are the runs."
                 )
             raise UserError(
                 f"{run.path} is not a run folder: it has no recipe.yaml. "
