@@ -13,6 +13,7 @@ from tintype.errors import UserError
 from tintype.files.whole import written_whole
 from tintype.pages.pages import check_replaceable, render_page
 from tintype.pages.section import Section
+from tintype.pages.words import plural
 from tintype.progress import Watcher
 from tintype.runs.ranking import Criterion
 from tintype.verbs.compare import Comparison
@@ -57,10 +58,8 @@ def write_page(study: StudyFolder, result: Result | None, watcher: Watcher) -> P
 
     sections.append(_runs(study))
     declaration = study.declaration
-    facts = [
-        f"{len(study.planned)} runs",
-        *(f"{len(levels)} × {factor_name(name)}" for name, levels in declaration.factors.items()),
-    ]
+    facts = [plural(len(study.planned), "run")]
+    facts += [_counted(name, len(levels)) for name, levels in declaration.factors.items()]
     facts.append("one seed" if len(declaration.seeds) == 1 else f"{len(declaration.seeds)} seeds")
     files = [
         name for name in ("study.yaml", "study.json", "table.csv") if (study.path / name).is_file()
@@ -79,6 +78,11 @@ def write_page(study: StudyFolder, result: Result | None, watcher: Watcher) -> P
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
     return page
+
+
+def _counted(factor: str, num_levels: int) -> str:
+    name = factor_name(factor)
+    return plural(num_levels, name) if name == "variant" else f"{num_levels} × {name}"
 
 
 def _result(study: StudyFolder, result: Result | None) -> Section:
